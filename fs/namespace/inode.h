@@ -1,0 +1,51 @@
+// An inode as the namespace knows it, and the ids by which the kernel names it.
+// For a regular file, size, blocks, atime and mtime are those of its backing file, because
+// passthrough I/O changes them unseen; the row here holds what the backing file cannot.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <cstdint>
+#include <ctime>
+
+namespace btd {
+
+// Never reused, so a node id of the kernel stays true for the life of the pool. 1 is the root.
+using InodeId = std::uint64_t;
+inline constexpr InodeId kRootId = 1;
+// Ids from here on name the virtual files under /.btd; the pool never hands them out.
+inline constexpr InodeId kFirstVirtualId = std::uint64_t{1} << 62;
+
+struct Timestamp {
+  std::int64_t nanoseconds = 0;  // since the epoch
+
+  static Timestamp now();
+  static Timestamp from(const timespec& t) {
+    return {static_cast<std::int64_t>(t.tv_sec) * 1'000'000'000 + t.tv_nsec};
+  }
+  [[nodiscard]] timespec to_timespec() const;
+  auto operator<=>(const Timestamp&) const = default;
+};
+
+enum InodeFlags : std::uint32_t {
+  kInodeSparse = 1,   // growth reserves no space (user.btd.sparse=1); inherited from the directory
+  kInodePunched = 2,  // the owner punched holes into it: they are meant, do not fill them
+};
+
+struct Inode {
+  InodeId id = 0;
+  std::uint32_t mode = 0;  // type and permission bits
+  std::uint32_t nlink = 0;
+  std::uint32_t uid = 0;
+  std::uint32_t gid = 0;
+  std::uint32_t rdev = 0;
+  std::uint32_t flags = 0;
+  std::uint64_t size = 0;  // symbolic link: length of its target; else 0
+  Timestamp atime, mtime, ctime, btime;
+
+  [[nodiscard]] bool is_dir() const { return S_ISDIR(mode); }
+  [[nodiscard]] bool is_file() const { return S_ISREG(mode); }
+  [[nodiscard]] bool is_symlink() const { return S_ISLNK(mode); }
+};
+
+}  // namespace btd

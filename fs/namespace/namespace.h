@@ -1,0 +1,150 @@
+// Namespace: names, inodes and extended attributes over a MetaStore.
+//
+// Every call that changes something is one commit: all of it or none of it, durable on return
+// (contract T). It touches no file: creating and removing backing files is the caller's, in the
+// order that each call states. Permission checks are the kernel's (default_permissions).
+//
+// Exactly once: a changing call carries the request's tag, and its commit writes a result row for
+// it. A request that the kernel sends again after the worker died is answered from that row.
+//
+// Thread-safety: every call may be made from any thread. Lock order: mutex_, then the store's.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "alloc/metastore.h"
+#include "alloc/result.h"
+#include "fs/namespace/inode.h"
+
+namespace btd {
+
+// Names one request of one connection. A slot belongs to one thread, which has one request at a
+// time, so a slot's row is that thread's last committed request. session 0: no row is written.
+struct RequestTag {
+  std::uint64_t session = 0;
+  std::uint64_t unique = 0;
+  std::uint32_t slot = 0;
+};
+
+// What a committed request did, as its row tells after a restart.
+struct Outcome {
+  InodeId id = 0;               // the inode made, linked, moved or removed
+  bool lost_last_link = false;  // id's last name went: its data may go when nobody has it open
+  InodeId replaced = 0;         // rename: the inode whose name was taken over
+  bool replaced_lost_last_link = false;
+};
+
+struct NewInode {
+  std::uint32_t mode = 0;  // type and permissions, umask already applied
+  std::uint32_t uid = 0;
+  std::uint32_t gid = 0;   // replaced by the directory's where that is setgid
+  std::uint32_t rdev = 0;
+  std::string target;      // symbolic links
+};
+
+// The attributes to change; those unset stay.
+struct AttrChange {
+  std::optional<std::uint32_t> mode;  // permission bits only
+  std::optional<std::uint32_t> uid, gid;
+  std::optional<Timestamp> atime, mtime;
+  bool clear_suid = false;  // drop setuid, and setgid where group-executable
+  std::uint32_t set_flags = 0, clear_flags = 0;
+};
+
+struct DirEntry {
+  std::string name;
+  InodeId id = 0;
+  std::uint32_t type = 0;    // S_IFMT bits
+  std::uint64_t cookie = 0;  // pass to list() to go on after this entry; never 0
+};
+
+class Namespace {
+ public:
+  // Makes the root directory of an empty store.
+  static Status format(MetaStore& store, std::uint32_t root_mode);
+  // Errors: EINVAL for a store without a root. The store must outlive the namespace.
+  static Result<std::unique_ptr<Namespace>> open(MetaStore& store);
+
+  // --- reading -------------------------------------------------------------------------------
+  Result<Inode> lookup(InodeId parent, std::string_view name) const;  // ENOENT, ENAMETOOLONG
+  Result<Inode> get(InodeId id) const;                                // ENOENT
+  Result<std::string> read_link(InodeId id) const;                    // EINVAL
+  // Up to `limit` entries after `cookie` (0: from the start), in cookie order; "." and ".." are
+  // the caller's. Entries with equal cookies never straddle two calls.
+  Result<std::vector<DirEntry>> list(InodeId dir, std::uint64_t cookie, std::size_t limit) const;
+
+  // --- changing: one commit each -------------------------------------------------------------
+  // An id for a new inode. Costs a commit once in kIdBlock calls. The caller makes the backing file
+  // of a regular file before create(); collect_unnamed() finds those that a crash left without one.
+  Result<InodeId> allocate_id();
+  // `id` will not be used after all (create failed, or is done): it need not be looked at again.
+  void id_settled(InodeId id);
+
+  Result<Inode> create(InodeId parent, std::string_view name, InodeId id, const NewInode& node,
+                       const RequestTag& tag);  // EEXIST, ENOENT
+  // A nameless file (O_TMPFILE): an orphan with nlink 0 until link() names it.
+  Result<Inode> create_nameless(InodeId parent, InodeId id, const NewInode& node,
+                                const RequestTag& tag);
+  Result<Inode> link(InodeId id, InodeId parent, std::string_view name, const RequestTag& tag);
+  Result<Outcome> unlink(InodeId parent, std::string_view name, const RequestTag& tag);
+  Result<Outcome> rmdir(InodeId parent, std::string_view name, const RequestTag& tag);
+  // flags: 0, RENAME_NOREPLACE or RENAME_EXCHANGE.
+  Result<Outcome> rename(InodeId from, std::string_view name, InodeId to, std::string_view new_name,
+                         unsigned flags, const RequestTag& tag);
+  Result<Inode> change(InodeId id, const AttrChange& change, const RequestTag& tag);
+
+  // Extended attributes. flags: 0, XATTR_CREATE, XATTR_REPLACE. ENODATA, EEXIST, E2BIG, ENOSPC.
+  Result<std::string> get_xattr(InodeId id, std::string_view name) const;
+  Result<std::vector<std::string>> list_xattrs(InodeId id) const;
+  Status set_xattr(InodeId id, std::string_view name, std::string_view value, int flags,
+                   const RequestTag& tag);
+  Status remove_xattr(InodeId id, std::string_view name, const RequestTag& tag);
+
+  // --- orphans: inodes without a name that somebody may still have open ------------------------
+  Result<std::vector<InodeId>> orphans() const;
+  // Erases an orphan's rows. The caller removed its backing file before. Idempotent.
+  Status erase_orphan(InodeId id);
+
+  // --- after a restart -------------------------------------------------------------------------
+  // What the request did, if it was committed by an earlier worker of the same session.
+  std::optional<Outcome> committed(const RequestTag& tag) const;
+  // Calls `has_backing` for each id that a crash may have left with a backing file and no inode
+  // (at most kIdBlock plus one for each thread), and `remove` for those that are so.
+  Status collect_unnamed(const std::function<bool(InodeId)>& has_backing,
+                         const std::function<Status(InodeId)>& remove);
+
+  static constexpr std::uint64_t kIdBlock = 4096;
+  static constexpr std::size_t kNameMax = 255;
+
+  struct Counts {
+    std::uint64_t inodes = 0, entries = 0;
+  };
+
+ private:
+  explicit Namespace(MetaStore& store) : store_(store) {}
+  struct Row;
+  Result<Inode> load(InodeId id) const;
+  Result<std::optional<DirEntry>> find(InodeId parent, std::string_view name) const;
+  Result<Inode> load_dir(InodeId id) const;
+  void touch(Batch& batch, Inode& dir, Timestamp now) const;
+  Status commit(Batch& batch, const RequestTag& tag, const Outcome& outcome);
+  Outcome drop_link(Batch& batch, Inode& inode, Timestamp now) const;
+  Status load_results();
+
+  MetaStore& store_;
+  std::mutex mutex_;                    // serialises changes, so that requirements rarely fail
+  std::uint64_t hash_key_[2] = {0, 0};  // of directory cookies; drawn at format
+  mutable std::mutex ids_mutex_;
+  InodeId next_id_ = 0, id_limit_ = 0;  // ids in [next, limit) are reserved in the store
+  std::set<InodeId> unsettled_;         // ids handed out whose create has not ended
+  std::vector<std::pair<RequestTag, Outcome>> earlier_;  // rows found at open
+};
+
+}  // namespace btd

@@ -1,0 +1,102 @@
+// Pool: the directory on one node where its NVRAM lives.
+//
+//   POOL/superblock   4 KiB: magic, version, uuid, capacity, checksum; also carries the lock
+//   POOL/meta/        the arenas of the heap that holds the namespace
+//   POOL/data/xx/     one backing file for each regular file, by id
+//
+// An emulated pool (RAM or disk) has a file system of exactly its capacity mounted at POOL, so
+// that capacity is enforced by the one who sees every write.
+// Thread-safety: every call of an open Pool may be made from any thread.
+#pragma once
+
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "alloc/metastore.h"
+#include "alloc/result.h"
+#include "alloc/unique_fd.h"
+#include "fs/namespace/inode.h"
+
+namespace btd {
+
+enum class Emulation { kNone, kRam, kDisk };
+
+struct FormatOptions {
+  Emulation emulate = Emulation::kNone;
+  std::uint64_t capacity = 0;  // bytes; 0: what the file system has (not with emulation)
+  bool force = false;          // format over an existing pool
+  std::uint32_t root_mode = 0755;
+};
+
+// What `status` says of a pool. Sentences are for people, and true of this mapping.
+struct PoolFacts {
+  std::string path;
+  std::string uuid;
+  std::uint32_t version = 0;
+  std::uint64_t capacity = 0;      // bytes
+  std::string file_system;         // "tmpfs", "ext4", …
+  std::string nvram;               // "emulated in RAM", "DAX", "disk"
+  std::string persist_method;      // "cache-line flush" or "msync"
+  std::string survives;            // "process crash" or "process crash and power loss"
+};
+
+// Exclusive use of a pool, as a lock on its superblock's open file description: a supervisor takes
+// it and its workers inherit the descriptor, so it ends with the last of them, however they end.
+class PoolLock {
+ public:
+  // EBUSY, with the sentence that says who has it, if another process does.
+  static Result<PoolLock> acquire(const std::string& path);
+  // The descriptor that a supervisor handed down.
+  static PoolLock inherited(int fd) { return PoolLock(UniqueFd(fd)); }
+  [[nodiscard]] int fd() const { return fd_.get(); }
+
+ private:
+  explicit PoolLock(UniqueFd fd) : fd_(std::move(fd)) {}
+  UniqueFd fd_;
+};
+
+// The backing files. A missing file stands for an empty one: open() makes it.
+class BackingStore {
+ public:
+  explicit BackingStore(UniqueFd data_dir) : data_dir_(std::move(data_dir)) {}
+  Result<UniqueFd> create(InodeId id) const;           // empties what is there
+  Result<UniqueFd> open(InodeId id, int flags) const;  // O_RDONLY, O_RDWR, O_DIRECT, …
+  Result<struct stat> stat(InodeId id) const;          // zeros for a missing file
+  [[nodiscard]] bool exists(InodeId id) const;
+  Status remove(InodeId id) const;                     // a missing file is no error
+  Status set_times(InodeId id, const timespec times[2]) const;
+  // Makes every change of this file durable, its existence too.
+  Status sync(InodeId id, bool data_only) const;
+  [[nodiscard]] static std::string path(InodeId id);   // relative to POOL, as user.btd.backing says
+  Result<struct statvfs> statfs() const;
+
+ private:
+  UniqueFd data_dir_;
+};
+
+class Pool {
+ public:
+  // Errors say what to do: EEXIST a pool is there (use --force), ENOTDIR, EINVAL capacity too small
+  // or too large, EOPNOTSUPP the file system has no fallocate, EPERM emulation needs root.
+  static Status format(const std::string& path, const FormatOptions& options);
+
+  // Opens for serving: replays the journal. EUCLEAN a damaged superblock, EPROTO another version,
+  // EROFS a read-only file system, EBUSY.
+  static Result<std::unique_ptr<Pool>> open(const std::string& path, PoolLock lock);
+
+  // Opens a private view for checking: nothing on the pool changes.
+  static Result<std::unique_ptr<Pool>> open_read_only(const std::string& path, PoolLock lock);
+
+  virtual ~Pool() = default;
+  virtual MetaStore& meta() = 0;
+  virtual const BackingStore& backing() const = 0;
+  virtual const PoolFacts& facts() const = 0;
+  // Checkpoints and marks the pool clean. The destructor does not.
+  virtual Status close() = 0;
+};
+
+}  // namespace btd
