@@ -1,0 +1,145 @@
+# shellcheck shell=bash
+# `bootstrap test`, `soak` and `bench`.
+#
+# Every stage appends its counts to build/logs/results.tsv and every failure and skip to a list of
+# its own; nothing counts as passed that did not run. Suites that mount run one at a time.
+
+# CTest labels of the suites that mount, and so need root and /dev/fuse. All others are unit suites.
+readonly MOUNT_LABELS='^(mount|daemon|posix|stress|demo)$'
+# Unit tests that run under ThreadSanitizer too: those whose name says that threads meet in them.
+readonly THREAD_TESTS='[Tt]hread|[Cc]oncurren|[Pp]arallel|[Rr]ace'
+
+RESULTS='' FAILURES='' SKIPS=''
+
+# record SUITE PASSED FAILED SKIPPED
+record() { printf '%s\t%d\t%d\t%d\n' "$@" >>"$RESULTS"; }
+record_failure() { say "$1" >>"$FAILURES"; }
+record_skip() { say "$1" >>"$SKIPS"; }
+
+# check SUITE TITLE COMMAND...: one test that is a command.
+check() {
+  local suite=$1 title=$2
+  if step "$title" "${@:3}"; then
+    record "$suite" 1 0 0
+  else
+    record "$suite" 0 1 0
+    record_failure "$suite: $title"
+  fi
+}
+
+# run_ctest STAGE PRESET JOBS CTEST-ARGS...: the stage's tests, counted by label.
+run_ctest() {
+  local stage=$1 preset=$2 jobs=$3 junit=$BTD_ROOT/build/logs/$1.xml
+  shift 3
+  rm -f "$junit"
+  BTD_STEP_TAIL=60 step "$stage" "${NO_ASLR[@]}" ctest --test-dir "$BTD_ROOT/build/$preset" \
+    --output-junit "$junit" --output-on-failure --timeout 600 -j "$jobs" \
+    --test-output-size-passed 1000000 --test-output-size-failed 1000000 "$@" || true
+  python3 "$BTD_ROOT/.ci/lib/count_results.py" "$stage" "$BTD_ROOT/build/$preset" "$junit" \
+    "$RESULTS" "$FAILURES" "$SKIPS"
+}
+
+# build_for_tests PRESET: false, and a failed test, where it does not build.
+build_for_tests() {
+  if step "Configure $1" configure "$1" && step "Build $1" build "$1"; then
+    return 0
+  fi
+  record "build" 0 1 0
+  record_failure "build: preset $1 does not build"
+  return 1
+}
+
+test_release() {
+  build_for_tests release || return 0
+  run_ctest "unit suites" release "$BTD_JOBS" --label-exclude "$MOUNT_LABELS"
+  if ! is_root; then
+    record "mount suites" 0 0 1
+    record_skip "mount suites: they need root; run ./bootstrap test as root"
+  elif [[ ! -c /dev/fuse ]]; then
+    record "mount suites" 0 0 1
+    record_skip "mount suites: this machine has no /dev/fuse; load the fuse module"
+  else
+    run_ctest "mount suites" release 1 --label-regex "$MOUNT_LABELS"
+  fi
+}
+
+test_sanitizers() {
+  if build_for_tests asan-ubsan; then
+    run_ctest "unit suites, asan-ubsan" asan-ubsan "$BTD_JOBS" --label-exclude "$MOUNT_LABELS|^setup$"
+  fi
+  if build_for_tests tsan; then
+    run_ctest "thread suites, tsan" tsan "$BTD_JOBS" --label-exclude "$MOUNT_LABELS|^setup$" \
+      --tests-regex "$THREAD_TESTS"
+  fi
+}
+
+sources() { git -C "$BTD_ROOT" ls-files --cached --others --exclude-standard -- "$@"; }
+format_is_clean() {
+  (cd "$BTD_ROOT" && sources '*.cc' '*.h' '*.c' | xargs clang-format-19 --dry-run --Werror)
+}
+man_pages_are_clean() { (cd "$BTD_ROOT" && mandoc -T lint -W warning man/*.[1-9]); }
+scripts_are_clean() {
+  (cd "$BTD_ROOT" && { printf '%s\n' bootstrap .ci/run && sources '*.sh'; } | sort -u | xargs shellcheck -x)
+}
+tidy_is_clean() {
+  python3 "$BTD_ROOT/.ci/lib/tidy.py" "$BTD_ROOT" "$BTD_ROOT/build/release" "$BTD_JOBS"
+}
+
+cmd_test() {
+  prepare test "${TEST_PACKAGES[@]}"
+  RESULTS=$BTD_ROOT/build/logs/results.tsv
+  FAILURES=$BTD_ROOT/build/logs/failures.txt
+  SKIPS=$BTD_ROOT/build/logs/skips.txt
+  : | tee "$RESULTS" "$FAILURES" >"$SKIPS"
+  check lint "clang-format" format_is_clean
+  check lint "Man pages (mandoc -T lint)" man_pages_are_clean
+  check lint "Shell scripts (shellcheck)" scripts_are_clean
+  test_release
+  test_sanitizers
+  check lint "clang-tidy" tidy_is_clean
+  verdict
+}
+
+# The counts of each suite, then what failed, what could not run, and one last line.
+verdict() {
+  local passed failed skipped
+  printf '\n%s%-34s %8s %8s %8s%s\n' "$BOLD" suite passed failed skipped "$PLAIN"
+  awk -F '\t' '{ p[$1] += $2; f[$1] += $3; s[$1] += $4; if (!seen[$1]++) order[++n] = $1 }
+    END { for (i = 1; i <= n; i++) printf "%-34s %8d %8d %8d\n", order[i], p[order[i]], f[order[i]], s[order[i]] }' \
+    "$RESULTS"
+  if [[ -s $FAILURES ]]; then
+    title "Failed:"
+    sed 's/^/  /' "$FAILURES"
+  fi
+  if [[ -s $SKIPS ]]; then
+    title "Could not run, and why:"
+    sed 's/^/  /' "$SKIPS"
+  fi
+  say "The log: $BTD_LOG"
+  IFS=$'\t' read -r passed failed skipped < <(
+    awk -F '\t' '{ p += $2; f += $3; s += $4 } END { printf "%d\t%d\t%d\n", p, f, s }' "$RESULTS"
+  )
+  say "$passed passed, $failed failed, $skipped skipped"
+  ((failed == 0 && passed > 0))
+}
+
+# run_script KIND PATH ARGS...: builds the release and hands over to a script of the checkout.
+run_script() {
+  local kind=$1 script=$BTD_ROOT/$2
+  shift 2
+  [[ -x $script ]] || die 69 "this checkout has no $kind (${script#"$BTD_ROOT"/})."
+  is_root || die 77 "the $kind mount; run them as root."
+  must_step "Configure" configure release
+  must_step "Build" build release
+  "$script" "$@" 9>&-
+}
+
+cmd_bench() {
+  prepare bench "${BENCH_PACKAGES[@]}"
+  run_script benchmarks bench/run "$@"
+}
+
+cmd_soak() {
+  prepare soak "${TEST_PACKAGES[@]}"
+  run_script soaks tests/soak/run "$@"
+}

@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Runs clang-tidy over the project's sources, those that changed since it last found them clean.
+
+A source is clean under a key: the hash of its command line, of .clang-tidy, and of the contents of
+every project file that its compilation read (as ninja recorded it)."""
+
+import concurrent.futures
+import hashlib
+import json
+import pathlib
+import subprocess
+import sys
+
+ROOT, BUILD, JOBS = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
+CACHE = ROOT / "build" / "tidy-cache.json"
+TIDY = "clang-tidy-19"
+
+
+def project_headers():
+    """Object file -> the project's files that went into it."""
+    listing = subprocess.run(
+        ["ninja", "-C", str(BUILD), "-t", "deps"], capture_output=True, text=True, check=True
+    ).stdout
+    inputs, current = {}, None
+    for line in listing.splitlines():
+        if line and not line[0].isspace() and ": #deps" in line:
+            current = inputs.setdefault(line.split(": #deps")[0], [])
+        elif line.strip() and current is not None:
+            path = (BUILD / line.strip()).resolve()
+            if path.is_relative_to(ROOT) and not path.is_relative_to(ROOT / ".deps"):
+                current.append(path)
+    return inputs
+
+
+def key_of(entry, inputs):
+    digest = hashlib.sha256((ROOT / ".clang-tidy").read_bytes())
+    digest.update(entry["command"].encode())
+    for path in sorted({pathlib.Path(entry["file"]), *inputs.get(entry["output"], [])}):
+        digest.update(str(path).encode())
+        digest.update(path.read_bytes() if path.exists() else b"gone")
+    return digest.hexdigest()
+
+
+def check(entry):
+    run = subprocess.run(
+        [TIDY, "--quiet", "-p", str(BUILD), entry["file"]], capture_output=True, text=True
+    )
+    return entry["file"], run.returncode, run.stdout.strip()
+
+
+def main():
+    clean = set(json.loads(CACHE.read_text())) if CACHE.exists() else set()
+    inputs = project_headers()
+    entries, keys = {}, {}
+    for entry in json.loads((BUILD / "compile_commands.json").read_text()):
+        if pathlib.Path(entry["file"]).is_relative_to(ROOT):
+            entries.setdefault(entry["file"], entry)
+    for name, entry in entries.items():
+        keys[name] = key_of(entry, inputs)
+    todo = [entry for name, entry in entries.items() if keys[name] not in clean]
+    print(f"{len(entries)} sources, {len(entries) - len(todo)} known to be clean", flush=True)
+    bad = set()
+    with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
+        for name, status, output in pool.map(check, todo):
+            print(f"{'clean' if status == 0 else 'NOT CLEAN'}: {name}", flush=True)
+            if status != 0:
+                bad.add(name)
+                print(output, flush=True)
+    CACHE.write_text(json.dumps(sorted(key for name, key in keys.items() if name not in bad)))
+    if bad:
+        print(f"clang-tidy found fault with {len(bad)} sources:")
+        print("\n".join(sorted(bad)))
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
