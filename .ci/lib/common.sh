@@ -74,8 +74,11 @@ as_root() {
 # Shows a size in bytes as people write it.
 human() { numfmt --to=iec --format=%.1f "$1"; }
 
+# Only what this checkout made: a BTD_DEPS elsewhere is left alone.
 cmd_clean() {
   rm -rf "${BTD_ROOT:?}/build"
-  if [[ ${1:-} == --all ]]; then rm -rf "${BTD_DEPS:?}"; fi
-  say "Removed the build${1:+ and the private libfuse}."
+  say "Removed build/."
+  [[ ${1:-} == --all ]] || return 0
+  rm -rf "${BTD_ROOT:?}/.deps"
+  say "Removed .deps/."
 }

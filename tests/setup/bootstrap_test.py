@@ -2,6 +2,7 @@
 """bootstrap's front: usage, wrong arguments, the lock. It is run in a copy, so nothing is built."""
 
 import fcntl
+import os
 import pathlib
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ import tempfile
 import unittest
 
 ROOT = pathlib.Path(__file__).parents[2]
+# What a bootstrap that runs these tests exported must not reach the copies.
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("BTD_")}
 
 
 class Bootstrap(unittest.TestCase):
@@ -19,9 +22,13 @@ class Bootstrap(unittest.TestCase):
         shutil.copy(ROOT / "bootstrap", self.dir)
         shutil.copytree(ROOT / ".ci", self.dir / ".ci")
 
-    def run_it(self, *args):
+    def run_it(self, *args, **environment):
         return subprocess.run(
-            [self.dir / "bootstrap", *args], capture_output=True, text=True, stdin=subprocess.DEVNULL
+            [self.dir / "bootstrap", *args],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            env={**ENVIRONMENT, **environment},
         )
 
     def test_help_names_every_command(self):
@@ -66,6 +73,11 @@ class Bootstrap(unittest.TestCase):
         )
         self.assertEqual(run.returncode, 69)
         self.assertIn("./bootstrap deps --list", run.stderr)
+
+    def test_clean_leaves_a_prefix_elsewhere_alone(self):
+        (self.dir / "elsewhere").mkdir()
+        self.run_it("clean", "--all", BTD_DEPS=str(self.dir / "elsewhere"))
+        self.assertTrue((self.dir / "elsewhere").exists())
 
     def test_clean_removes_the_build_and_with_all_the_libfuse(self):
         (self.dir / "build/logs").mkdir(parents=True)
