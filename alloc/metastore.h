@@ -1,11 +1,12 @@
 // MetaStore: the ordered transactional map that holds the namespace.
 //
 // Keys and values are byte strings; keys are ordered as unsigned bytes. One engine lives in NVRAM
-// (alloc/embedded_store.h), one in DRAM for tests (alloc/memory_store.h), one will be etcd. All pass
-// the same conformance suite (tests/alloc/metastore_conformance.h); nothing above knows which it has.
+// (alloc/embedded_store.h), one in DRAM for tests (alloc/memory_store.h), one will be etcd. All
+// pass the same conformance suite (tests/alloc/metastore_conformance.h); nothing above knows which
+// it has.
 //
-// Contract T: a commit that returned ok is durable and whole; a commit cut by a crash is there whole
-// or not at all. Thread-safety: every call may be made from any thread.
+// Contract T: a commit that returned ok is durable and whole; a commit cut by a crash is there
+// whole or not at all. Thread-safety: every call may be made from any thread.
 #pragma once
 
 #include <cstdint>
@@ -20,9 +21,12 @@
 
 namespace btd {
 
-// The limits that every engine must carry.
+// The limits that every engine must carry. A key has at least one byte. The batch limits are those
+// that etcd carries by default (128 operations, requests of 1.5 MiB).
 inline constexpr std::size_t kMaxKeyBytes = 512;
 inline constexpr std::size_t kMaxValueBytes = 65536 + 64;
+inline constexpr std::size_t kMaxBatchChanges = 128;        // and as many requirements
+inline constexpr std::size_t kMaxBatchBytes = 1024 * 1024;  // keys and values, requirements too
 
 // What a commit requires and does. Requirements are checked, then all changes made, in one step.
 class Batch {
@@ -50,7 +54,8 @@ class Batch {
   std::vector<Change> changes_;  // a key named twice takes its last change
 };
 
-// What a watcher sees: every committed change under its prefix, in commit order.
+// What a watcher sees: every committed change under its prefix, in commit order. Erasing an absent
+// key changes nothing and is no event.
 struct WatchEvent {
   std::string key;
   std::optional<std::string> value;  // nullopt: erased
@@ -78,18 +83,22 @@ class MetaStore {
 
   virtual ~MetaStore() = default;
 
-  // The value of `key`, or nullopt. Errors: EINVAL for a key over kMaxKeyBytes, EIO for damage.
+  // The value of `key`, or nullopt. Errors: EINVAL for an empty key or one over kMaxKeyBytes, EIO
+  // for damage.
   [[nodiscard]] virtual Result<std::optional<std::string>> get(std::string_view key) const = 0;
 
   // Calls `visit` in key order for from <= key < to (an empty `to`: to the end) until it returns
   // false. The views live for the call only. `visit` must not call the store.
   virtual Status scan(std::string_view from, std::string_view to, const Visitor& visit) const = 0;
 
-  // Errors: EAGAIN a requirement does not hold; ENOSPC; E2BIG the batch exceeds what one
-  // transaction can carry; EINVAL a key or value over the limit. On error nothing changed.
+  // Errors: EAGAIN a requirement does not hold; ENOSPC; E2BIG the batch exceeds the batch limits or
+  // what one transaction can carry; EINVAL an empty key, a key or value over the limit. On error
+  // nothing changed.
   virtual Status commit(const Batch& batch) = 0;
 
-  // Events are delivered on the committing thread after the commit, outside the store's locks.
+  // Events are delivered on the committing thread after the commit, outside the store's locks, and
+  // before commit() returns. A watcher may call the store; a commit made by a watcher returns
+  // before its own events, which follow when the watcher has returned.
   [[nodiscard]] virtual std::unique_ptr<WatchHandle> watch(std::string_view prefix,
                                                            Watcher watcher) = 0;
 
