@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -25,8 +26,10 @@
 
 namespace btd {
 
-// Names one request of one connection. A slot belongs to one thread, which has one request at a
-// time, so a slot's row is that thread's last committed request. session 0: no row is written.
+// Names one request of one connection. A slot belongs to one thread of one worker, which has one
+// request at a time, so a slot's row is that thread's last committed request. A new worker takes
+// other slots than the last few before it (incarnation % 8): until every request that the kernel
+// sends again is answered, the rows of the dead are still needed. session 0: no row is written.
 struct RequestTag {
   std::uint64_t session = 0;
   std::uint64_t unique = 0;
@@ -62,7 +65,7 @@ struct DirEntry {
   std::string name;
   InodeId id = 0;
   std::uint32_t type = 0;    // S_IFMT bits
-  std::uint64_t cookie = 0;  // pass to list() to go on after this entry; never 0
+  std::uint64_t cookie = 0;  // pass to list() to go on after this entry
 };
 
 class Namespace {
@@ -77,7 +80,7 @@ class Namespace {
   Result<Inode> get(InodeId id) const;                                // ENOENT
   Result<std::string> read_link(InodeId id) const;                    // EINVAL
   // Up to `limit` entries after `cookie` (0: from the start), in cookie order; "." and ".." are
-  // the caller's. Entries with equal cookies never straddle two calls.
+  // the caller's. No two entries of a directory have the same cookie; 0 to 15 are never used.
   Result<std::vector<DirEntry>> list(InodeId dir, std::uint64_t cookie, std::size_t limit) const;
 
   // --- changing: one commit each -------------------------------------------------------------
@@ -122,26 +125,44 @@ class Namespace {
 
   static constexpr std::uint64_t kIdBlock = 4096;
   static constexpr std::size_t kNameMax = 255;
-
-  struct Counts {
-    std::uint64_t inodes = 0, entries = 0;
-  };
+  static constexpr std::uint32_t kLinkMax = 1U << 30;
 
  private:
+  // An inode and the bytes it was read from, which its change will require.
+  struct Loaded {
+    Inode inode;
+    std::string row;
+  };
+  // Where a name is, or where it would go.
+  struct Place {
+    std::uint64_t cookie = 0;  // where the name is, or may go; 0: its probe window is full
+    InodeId id = 0;            // 0: the name is free
+    std::uint32_t type = 0;
+    std::string row;
+    [[nodiscard]] bool taken() const { return id != 0; }
+  };
+
   explicit Namespace(MetaStore& store) : store_(store) {}
-  struct Row;
-  Result<Inode> load(InodeId id) const;
-  Result<std::optional<DirEntry>> find(InodeId parent, std::string_view name) const;
-  Result<Inode> load_dir(InodeId id) const;
-  void touch(Batch& batch, Inode& dir, Timestamp now) const;
-  Status commit(Batch& batch, const RequestTag& tag, const Outcome& outcome);
-  Outcome drop_link(Batch& batch, Inode& inode, Timestamp now) const;
+  Status load_format();
   Status load_results();
+  Result<Loaded> load(InodeId id) const;
+  Result<Loaded> load_dir(InodeId id) const;
+  Result<Place> find(InodeId dir, std::string_view name) const;
+  Result<Place> find_free(InodeId dir, std::string_view name) const;
+  Result<Place> find_taken(InodeId dir, std::string_view name) const;
+  Result<bool> is_empty(InodeId dir) const;
+  Result<Outcome> remove(InodeId parent, std::string_view name, bool directory,
+                         const RequestTag& tag);
+  Result<Outcome> exchange(Loaded& from, const Place& a, Loaded& to, const Place& b,
+                           const RequestTag& tag);
+  Result<Outcome> move(Loaded& from, const Place& source, Loaded& to, const Place& target,
+                       std::string_view new_name, const RequestTag& tag);
+  Status commit(Batch& batch, const RequestTag& tag, const Outcome& outcome);
 
   MetaStore& store_;
-  std::mutex mutex_;                    // serialises changes, so that requirements rarely fail
-  std::uint64_t hash_key_[2] = {0, 0};  // of directory cookies; drawn at format
-  mutable std::mutex ids_mutex_;
+  std::uint64_t hash_key_ = 0;  // of directory cookies; drawn at format
+  std::mutex mutex_;            // serialises changes, so that requirements hold on one node
+  std::mutex ids_mutex_;
   InodeId next_id_ = 0, id_limit_ = 0;  // ids in [next, limit) are reserved in the store
   std::set<InodeId> unsettled_;         // ids handed out whose create has not ended
   std::vector<std::pair<RequestTag, Outcome>> earlier_;  // rows found at open
