@@ -4,7 +4,7 @@
 readonly BUILD_PACKAGES=(
   g++ cmake ninja-build pkgconf ccache python3
   meson dpkg-dev xz-utils patch liburing-dev libnuma-dev # to build libfuse
-  libpmem-dev libisal-dev uuid-dev libsystemd-dev
+  libpmem-dev libxxhash-dev libisal-dev uuid-dev libsystemd-dev
   libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libtomlplusplus-dev
   libgtest-dev libgmock-dev
 )

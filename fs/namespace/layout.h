@@ -40,8 +40,8 @@ struct FormatRow {
 static_assert(sizeof(FormatRow) == 16);
 
 struct IdsRow {
-  std::uint64_t limit;      // ids below are handed out, or may be
-  std::uint64_t suspicious; // a crash may have left a backing file without a name from here on
+  std::uint64_t limit;       // ids below are handed out, or may be
+  std::uint64_t suspicious;  // a crash may have left a backing file without a name from here on
 };
 static_assert(sizeof(IdsRow) == 16);
 

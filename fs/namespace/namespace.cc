@@ -1,4 +1,5 @@
-// Opening, reading, ids and result rows. What changes names is in change.cc, attributes in xattr.cc.
+// Opening, reading, ids and result rows. What changes names is in change.cc, attributes in
+// xattr.cc.
 #include "fs/namespace/namespace.h"
 
 #include <sys/random.h>
@@ -66,12 +67,11 @@ Status Namespace::load_results() {
   return store_.scan("r", prefix_end("r"), [this](std::string_view, std::string_view value) {
     rows::ResultRow row{};
     if (rows::parse(value, row))
-      earlier_.emplace_back(
-          RequestTag{.session = row.session, .unique = row.unique},
-          Outcome{.id = row.id,
-                  .lost_last_link = row.lost_last_link != 0,
-                  .replaced = row.replaced,
-                  .replaced_lost_last_link = row.replaced_lost_last_link != 0});
+      earlier_.emplace_back(RequestTag{.session = row.session, .unique = row.unique},
+                            Outcome{.id = row.id,
+                                    .lost_last_link = row.lost_last_link != 0,
+                                    .replaced = row.replaced,
+                                    .replaced_lost_last_link = row.replaced_lost_last_link != 0});
     return true;
   });
 }

@@ -47,9 +47,9 @@ struct Outcome {
 struct NewInode {
   std::uint32_t mode = 0;  // type and permissions, umask already applied
   std::uint32_t uid = 0;
-  std::uint32_t gid = 0;   // replaced by the directory's where that is setgid
+  std::uint32_t gid = 0;  // replaced by the directory's where that is setgid
   std::uint32_t rdev = 0;
-  std::string target;      // symbolic links
+  std::string target;  // symbolic links
 };
 
 // The attributes to change; those unset stay.

@@ -1,16 +1,15 @@
 #include "tests/namespace/model.h"
 
+#include <fmt/format.h>
 #include <linux/fs.h>
 #include <sys/xattr.h>
-
-#include <fmt/format.h>
 
 namespace btd::testing {
 
 namespace {
 
-constexpr const char* kKindNames[] = {"create", "mkdir",  "symlink",  "nameless",
-                                      "link",   "unlink", "rmdir",    "rename",
+constexpr const char* kKindNames[] = {"create", "mkdir",    "symlink",     "nameless",
+                                      "link",   "unlink",   "rmdir",       "rename",
                                       "change", "setxattr", "removexattr", "erase_orphan"};
 constexpr std::uint32_t kUid = 1000, kGid = 1001;
 
@@ -140,10 +139,14 @@ int Model::apply(const Operation& op, InodeId id) {
   const auto node = nodes_.find(op.a);
   const bool known = node != nodes_.end();
   switch (op.kind) {
-    case Operation::kCreate: return insert(op, id, S_IFREG);
-    case Operation::kMkdir: return insert(op, id, S_IFDIR);
-    case Operation::kSymlink: return insert(op, id, S_IFLNK);
-    case Operation::kNameless: return insert(op, id, S_IFREG);
+    case Operation::kCreate:
+      return insert(op, id, S_IFREG);
+    case Operation::kMkdir:
+      return insert(op, id, S_IFDIR);
+    case Operation::kSymlink:
+      return insert(op, id, S_IFLNK);
+    case Operation::kNameless:
+      return insert(op, id, S_IFREG);
     case Operation::kLink: {
       if (!nodes_.contains(op.b)) return ENOENT;
       if (!S_ISDIR(nodes_.at(op.b).mode)) return ENOTDIR;
@@ -154,13 +157,12 @@ int Model::apply(const Operation& op, InodeId id) {
       ++node->second.nlink;
       return 0;
     }
-    case Operation::kUnlink: return live_dir(op.a) || !known || !S_ISDIR(node->second.mode)
-                                        ? unlink(op, false)
-                                        : ENOENT;
-    case Operation::kRmdir: return live_dir(op.a) || !known || !S_ISDIR(node->second.mode)
-                                       ? unlink(op, true)
-                                       : ENOENT;
-    case Operation::kRename: return rename(op);
+    case Operation::kUnlink:
+      return live_dir(op.a) || !known || !S_ISDIR(node->second.mode) ? unlink(op, false) : ENOENT;
+    case Operation::kRmdir:
+      return live_dir(op.a) || !known || !S_ISDIR(node->second.mode) ? unlink(op, true) : ENOENT;
+    case Operation::kRename:
+      return rename(op);
     case Operation::kChange:
       if (!known) return ENOENT;
       node->second.mode = (node->second.mode & S_IFMT) | (op.number & 07777);
@@ -183,7 +185,8 @@ int Model::apply(const Operation& op, InodeId id) {
       if (known && node->second.nlink != 0) return EBUSY;
       nodes_.erase(op.a);
       return 0;
-    case Operation::kKinds: break;
+    case Operation::kKinds:
+      break;
   }
   return EINVAL;
 }
@@ -250,27 +253,36 @@ std::string Model::dump() const {
 int apply(Namespace& ns, const Operation& op, InodeId id, const RequestTag& tag) {
   const auto code = [](const auto& result) { return result ? 0 : result.error().code; };
   switch (op.kind) {
-    case Operation::kCreate: return code(ns.create(op.a, op.name, id, new_inode(op, S_IFREG), tag));
-    case Operation::kMkdir: return code(ns.create(op.a, op.name, id, new_inode(op, S_IFDIR), tag));
+    case Operation::kCreate:
+      return code(ns.create(op.a, op.name, id, new_inode(op, S_IFREG), tag));
+    case Operation::kMkdir:
+      return code(ns.create(op.a, op.name, id, new_inode(op, S_IFDIR), tag));
     case Operation::kSymlink:
       return code(ns.create(op.a, op.name, id, new_inode(op, S_IFLNK), tag));
     case Operation::kNameless:
       return code(ns.create_nameless(op.a, id, new_inode(op, S_IFREG), tag));
-    case Operation::kLink: return code(ns.link(op.a, op.b, op.name, tag));
-    case Operation::kUnlink: return code(ns.unlink(op.a, op.name, tag));
-    case Operation::kRmdir: return code(ns.rmdir(op.a, op.name, tag));
-    case Operation::kRename: return code(ns.rename(op.a, op.name, op.b, op.other, op.number, tag));
+    case Operation::kLink:
+      return code(ns.link(op.a, op.b, op.name, tag));
+    case Operation::kUnlink:
+      return code(ns.unlink(op.a, op.name, tag));
+    case Operation::kRmdir:
+      return code(ns.rmdir(op.a, op.name, tag));
+    case Operation::kRename:
+      return code(ns.rename(op.a, op.name, op.b, op.other, op.number, tag));
     case Operation::kChange: {
       AttrChange change{.mode = op.number & 07777, .uid = op.number};
       (op.number & 1 ? change.set_flags : change.clear_flags) = kInodeSparse;
       return code(ns.change(op.a, change, tag));
     }
     case Operation::kSetXattr:
-      return code(ns.set_xattr(op.a, op.name, std::string(op.number, 'v'),
-                               static_cast<int>(op.b), tag));
-    case Operation::kRemoveXattr: return code(ns.remove_xattr(op.a, op.name, tag));
-    case Operation::kEraseOrphan: return code(ns.erase_orphan(op.a));
-    case Operation::kKinds: break;
+      return code(
+          ns.set_xattr(op.a, op.name, std::string(op.number, 'v'), static_cast<int>(op.b), tag));
+    case Operation::kRemoveXattr:
+      return code(ns.remove_xattr(op.a, op.name, tag));
+    case Operation::kEraseOrphan:
+      return code(ns.erase_orphan(op.a));
+    case Operation::kKinds:
+      break;
   }
   return EINVAL;
 }

@@ -27,8 +27,8 @@ class NamespaceTest : public ::testing::Test {
   Result<Inode> make(InodeId dir, std::string_view name, std::uint32_t mode = S_IFREG | 0644,
                      const RequestTag& tag = {}) {
     BTD_ASSIGN(const InodeId id, ns_->allocate_id());
-    auto made = ns_->create(dir, name, id, {.mode = mode, .target = S_ISLNK(mode) ? "there" : ""},
-                            tag);
+    auto made =
+        ns_->create(dir, name, id, {.mode = mode, .target = S_ISLNK(mode) ? "there" : ""}, tag);
     ns_->id_settled(id);
     return made;
   }
@@ -309,8 +309,8 @@ TEST_F(NamespaceTest, XattrListIsBounded) {
   auto file = make(kRootId, "f");
   int code_seen = 0;
   for (int i = 0; i < 400 && code_seen == 0; ++i)
-    code_seen = code(ns_->set_xattr(file->id, "user." + std::to_string(1000 + i) +
-                                                  std::string(240, 'n'), "", 0, {}));
+    code_seen = code(ns_->set_xattr(
+        file->id, "user." + std::to_string(1000 + i) + std::string(240, 'n'), "", 0, {}));
   EXPECT_EQ(code_seen, ENOSPC);
   ASSERT_TRUE(ns_->unlink(kRootId, "f", {}));
   EXPECT_TRUE(ns_->erase_orphan(file->id));
