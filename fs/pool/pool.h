@@ -1,6 +1,7 @@
 // Pool: the directory on one node where its NVRAM lives.
 //
 //   POOL/superblock   4 KiB: magic, version, uuid, capacity, checksum; also carries the lock
+//   POOL/superblock.copy   the same, for check --repair
 //   POOL/meta/        the arenas of the heap that holds the namespace
 //   POOL/data/xx/     one backing file for each regular file, by id
 //
@@ -20,6 +21,7 @@
 #include "alloc/result.h"
 #include "alloc/unique_fd.h"
 #include "fs/namespace/inode.h"
+#include "fs/pool/file_system.h"
 
 namespace btd {
 
@@ -37,18 +39,19 @@ struct PoolFacts {
   std::string path;
   std::string uuid;
   std::uint32_t version = 0;
-  std::uint64_t capacity = 0;      // bytes
-  std::string file_system;         // "tmpfs", "ext4", …
-  std::string nvram;               // "emulated in RAM", "DAX", "disk"
-  std::string persist_method;      // "cache-line flush" or "msync"
-  std::string survives;            // "process crash" or "process crash and power loss"
+  std::uint64_t capacity = 0;  // bytes
+  std::string file_system;     // "tmpfs", "ext4", …
+  std::string nvram;           // "emulated in RAM", "DAX", "disk"
+  std::string persist_method;  // "cache-line flush" or "msync"
+  std::string survives;        // "process crash" or "process crash and power loss"
 };
 
 // Exclusive use of a pool, as a lock on its superblock's open file description: a supervisor takes
 // it and its workers inherit the descriptor, so it ends with the last of them, however they end.
 class PoolLock {
  public:
-  // EBUSY, with the sentence that says who has it, if another process does.
+  // EBUSY, with the sentence that says who has it, if another process does. ENOENT no directory;
+  // ENOTDIR; EINVAL no pool. Mounts the image of a pool emulated on disk, if it is not mounted.
   static Result<PoolLock> acquire(const std::string& path);
   // The descriptor that a supervisor handed down.
   static PoolLock inherited(int fd) { return PoolLock(UniqueFd(fd)); }
@@ -62,26 +65,29 @@ class PoolLock {
 // The backing files. A missing file stands for an empty one: open() makes it.
 class BackingStore {
  public:
-  explicit BackingStore(UniqueFd data_dir) : data_dir_(std::move(data_dir)) {}
+  explicit BackingStore(UniqueFd data_dir);
   Result<UniqueFd> create(InodeId id) const;           // empties what is there
   Result<UniqueFd> open(InodeId id, int flags) const;  // O_RDONLY, O_RDWR, O_DIRECT, …
   Result<struct stat> stat(InodeId id) const;          // zeros for a missing file
   [[nodiscard]] bool exists(InodeId id) const;
-  Status remove(InodeId id) const;                     // a missing file is no error
+  Status remove(InodeId id) const;  // a missing file is no error
   Status set_times(InodeId id, const timespec times[2]) const;
   // Makes every change of this file durable, its existence too.
   Status sync(InodeId id, bool data_only) const;
-  [[nodiscard]] static std::string path(InodeId id);   // relative to POOL, as user.btd.backing says
+  [[nodiscard]] static std::string path(InodeId id);  // relative to POOL, as user.btd.backing says
   Result<struct statvfs> statfs() const;
 
  private:
   UniqueFd data_dir_;
+  EntrySync entry_sync_ = EntrySync::kWithDirectory;
 };
 
 class Pool {
  public:
-  // Errors say what to do: EEXIST a pool is there (use --force), ENOTDIR, EINVAL capacity too small
-  // or too large, EOPNOTSUPP the file system has no fallocate, EPERM emulation needs root.
+  // Makes the directory if it is missing. A crash leaves a whole pool or none. Errors say what to
+  // do: EEXIST a pool is there (use --force), ENOTEMPTY foreign files, ENOTDIR, EINVAL capacity too
+  // small or too large, EOPNOTSUPP the file system has no fallocate, EPERM emulation needs root,
+  // EBUSY the pool is in use, EROFS, ENOSPC.
   static Status format(const std::string& path, const FormatOptions& options);
 
   // Opens for serving: replays the journal. EUCLEAN a damaged superblock, EPROTO another version,
@@ -90,6 +96,10 @@ class Pool {
 
   // Opens a private view for checking: nothing on the pool changes.
   static Result<std::unique_ptr<Pool>> open_read_only(const std::string& path, PoolLock lock);
+
+  // Unmounts what emulates the pool's NVRAM: a pool in RAM is gone then, the image of a pool on
+  // disk stays. EINVAL nothing is emulated there, EBUSY it is in use.
+  static Status detach(const std::string& path);
 
   virtual ~Pool() = default;
   virtual MetaStore& meta() = 0;
