@@ -131,7 +131,7 @@ bool has_superblock(const std::string& path) {
 // True: locked. False: another process mounted it meanwhile, or has it mounted elsewhere. A device
 // lets go of its image shortly after the unmount, so it is asked for a while.
 Result<bool> lock_image(int image, const std::string& path) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(3);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(1);
   while (::flock(image, LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) return cannot("lock " + image_of(path), errno);
     if (has_superblock(path)) return false;
