@@ -1,0 +1,114 @@
+// Threads that change and read one tree at once: afterwards every count is what the names say.
+#include <gtest/gtest.h>
+#include <linux/fs.h>
+
+#include <atomic>
+#include <map>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "alloc/memory_store.h"
+#include "fs/namespace/namespace.h"
+
+namespace btd {
+namespace {
+
+constexpr int kThreads = 4;
+constexpr int kOperations = 3000;
+constexpr int kDirs = 4;
+constexpr int kNames = 8;
+
+// What the names of the whole tree say about each inode.
+struct Seen {
+  std::uint32_t names = 0, subdirs = 0;
+};
+
+void walk(const Namespace& ns, InodeId dir, std::map<InodeId, Seen>& seen, int depth) {
+  ASSERT_LT(depth, 100);
+  const auto entries = ns.list(dir, 0, 100000);
+  ASSERT_TRUE(entries);
+  for (const auto& entry : *entries) {
+    const auto inode = ns.get(entry.id);
+    ASSERT_TRUE(inode) << entry.name << " names an inode that is not there";
+    EXPECT_EQ(inode->mode & S_IFMT, entry.type);
+    ++seen[entry.id].names;
+    if (!inode->is_dir()) continue;
+    ++seen[dir].subdirs;
+    walk(ns, entry.id, seen, depth + 1);
+  }
+}
+
+TEST(NamespaceConcurrency, CountsHoldAfterAStorm) {
+  MemoryStore store;
+  ASSERT_TRUE(Namespace::format(store, 0755));
+  auto opened = Namespace::open(store);
+  ASSERT_TRUE(opened);
+  Namespace& ns = **opened;
+  std::vector<InodeId> dirs{kRootId};
+  for (int i = 1; i < kDirs; ++i) {
+    const InodeId id = *ns.allocate_id();
+    ASSERT_TRUE(ns.create(kRootId, "dir" + std::to_string(i), id, {.mode = S_IFDIR | 0755}, {}));
+    ns.id_settled(id);
+    dirs.push_back(id);
+  }
+  std::atomic<int> succeeded{0};
+  const auto storm = [&](std::uint32_t thread) {
+    std::mt19937_64 random(thread);
+    for (std::uint64_t i = 0; i < kOperations; ++i) {
+      const RequestTag tag{.session = 1, .unique = i * 2, .slot = thread};
+      const InodeId from = dirs[random() % kDirs];
+      const InodeId to = dirs[random() % kDirs];
+      const std::string a = "n" + std::to_string(random() % kNames);
+      const std::string b = "n" + std::to_string(random() % kNames);
+      bool done = false;
+      switch (random() % 6) {
+        case 0: {
+          const InodeId id = *ns.allocate_id();
+          const std::uint32_t mode = random() % 3 == 0 ? S_IFDIR | 0755 : S_IFREG | 0644;
+          done = ns.create(from, a, id, {.mode = mode}, tag).has_value();
+          ns.id_settled(id);
+          break;
+        }
+        case 1:
+          if (const auto inode = ns.lookup(from, a); inode)
+            done = ns.link(inode->id, to, b, tag).has_value();
+          break;
+        case 2:
+          done = ns.unlink(from, a, tag).has_value();
+          break;
+        case 3:
+          done = ns.rmdir(from, a, tag).has_value();
+          break;
+        case 4:
+          done = ns.rename(from, a, to, b, random() % 2 ? RENAME_EXCHANGE : 0, tag).has_value();
+          break;
+        default:
+          done = ns.list(from, 0, 100).has_value();
+          break;
+      }
+      succeeded += done;
+    }
+  };
+  std::vector<std::thread> threads;
+  for (std::uint32_t t = 0; t < kThreads; ++t) threads.emplace_back(storm, t);
+  for (auto& t : threads) t.join();
+  EXPECT_GT(succeeded.load(), kThreads * kOperations / 10);
+
+  std::map<InodeId, Seen> seen;
+  walk(ns, kRootId, seen, 0);
+  for (const auto& [id, s] : seen) {
+    const auto inode = ns.get(id);
+    ASSERT_TRUE(inode);
+    EXPECT_EQ(inode->nlink, inode->is_dir() ? 2 + s.subdirs : s.names) << "inode " << id;
+  }
+  const auto orphans = ns.orphans();
+  ASSERT_TRUE(orphans);
+  for (const InodeId id : *orphans) {
+    EXPECT_FALSE(seen.contains(id));
+    EXPECT_EQ(ns.get(id)->nlink, 0U);
+  }
+}
+
+}  // namespace
+}  // namespace btd
