@@ -1,0 +1,28 @@
+// ArenaSource: where a heap's memory comes from.
+//
+// Arenas are equally large and contiguous in address space: arena i lies at base() + i *
+// arena_bytes(). The source owns the mappings and outlives the heap that uses it. base() never
+// changes. Thread-safety: extend() is called by one thread at a time; the rest from any thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "alloc/persist.h"
+#include "alloc/result.h"
+
+namespace btd {
+
+class ArenaSource {
+ public:
+  virtual ~ArenaSource() = default;
+
+  [[nodiscard]] virtual std::byte* base() = 0;
+  [[nodiscard]] virtual std::uint64_t arena_bytes() const = 0;
+  [[nodiscard]] virtual std::uint32_t count() const = 0;
+  // Adds one zero-filled arena. ENOSPC if there is no room for it.
+  virtual Status extend() = 0;
+  [[nodiscard]] virtual Persist& persist() = 0;
+};
+
+}  // namespace btd

@@ -1,0 +1,265 @@
+#include "alloc/heap.h"
+
+#include <fcntl.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "alloc/crc.h"
+#include "alloc/tx_context.h"
+
+namespace btd {
+namespace {
+
+constexpr std::uint64_t kMaxLimboBytes = 8 * 1024 * 1024;
+
+// 24 bits that differ between two boots of a machine; 0 where there is no boot id.
+std::uint32_t boot_hash() {
+  std::array<char, 64> id{};
+  const int fd = ::open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return 0;
+  const ssize_t len = ::read(fd, id.data(), id.size());
+  ::close(fd);
+  return len <= 0 ? 0 : crc32c(id.data(), static_cast<std::size_t>(len)) & 0xFFFFFFU;
+}
+
+Status check_options(const ArenaSource& source, const Heap::Options& options,
+                     const SegmentTable::Geometry& plan) {
+  if (options.lanes == 0 || options.lanes > 1024 || options.lane_bytes < 4 * kPageBytes ||
+      options.lane_bytes % kPageBytes != 0 || options.lane_bytes > (1U << 30)) {
+    return fail(EINVAL, "A heap has 1 to 1024 lanes of 16 KiB to 1 GiB, in whole pages.");
+  }
+  if (source.arena_bytes() % kSegmentBytes != 0 || source.arena_bytes() > kMaxHeapBytes) {
+    return fail(EINVAL, "An arena is a multiple of 64 KiB, of at most 256 TiB.");
+  }
+  if (plan.segment_count > 0) return {};
+  return fail(ENOSPC, "An arena of " + std::to_string(source.arena_bytes()) +
+                          " bytes cannot hold " + std::to_string(options.lanes) + " lanes of " +
+                          std::to_string(options.lane_bytes) +
+                          " bytes; use larger arenas or fewer, smaller lanes.");
+}
+
+}  // namespace
+
+Heap::Heap(ArenaSource& source)
+    : source_(source), persist_(source.persist()), base_(source.base()), table_(source) {}
+
+Heap::~Heap() = default;
+
+ArenaHeader* Heap::header(std::uint32_t index) const {
+  return reinterpret_cast<ArenaHeader*>(base_ + index * source_.arena_bytes());
+}
+
+// Writes the header of arena `index`, whose table is zero. `model` gives what all arenas share.
+void Heap::write_identity(std::uint32_t index, const ArenaIdentity& model) {
+  const bool first = index == 0;
+  const SegmentTable::Geometry plan = SegmentTable::plan(
+      source_.arena_bytes(),
+      sizeof(ArenaHeader) +
+          (first ? Journal::media_bytes({.lanes = model.lanes, .lane_bytes = model.lane_bytes})
+                 : 0));
+  const ArenaIdentity bare{.magic = persistent(kArenaMagic),
+                           .version = persistent(kFormatVersion),
+                           .arena_index = persistent(index),
+                           .heap_uuid = model.heap_uuid,
+                           .arena_bytes = persistent(source_.arena_bytes()),
+                           .journal_offset = persistent(first ? sizeof(ArenaHeader) : 0),
+                           .table_offset = persistent(plan.table_offset),
+                           .segments_offset = persistent(plan.segments_offset),
+                           .segment_count = persistent(plan.segment_count),
+                           .lanes = model.lanes,
+                           .lane_bytes = model.lane_bytes,
+                           .reserved = {},
+                           .crc = {}};
+  const std::uint32_t crc = crc32c(&bare, offsetof(ArenaIdentity, crc));
+  persist_.copy_nodrain(header(index), &bare, sizeof(bare));
+  persist_.store(header(index)->identity.crc, crc);
+}
+
+Result<std::unique_ptr<Heap>> Heap::format(ArenaSource& source, const Options& options) {
+  if (source.count() == 0) BTD_TRY(source.extend());
+  const Journal::Geometry lanes{.lanes = options.lanes, .lane_bytes = options.lane_bytes};
+  const SegmentTable::Geometry plan =
+      SegmentTable::plan(source.arena_bytes(), sizeof(ArenaHeader) + Journal::media_bytes(lanes));
+  BTD_TRY(check_options(source, options, plan));
+  std::unique_ptr<Heap> heap(new Heap(source));
+  Persist& persist = source.persist();
+  ArenaHeader* const header = heap->header();
+  // First the old heap, if any, stops being one; last the new one begins to be.
+  persist.store(header->identity.magic, std::uint64_t{0});
+  if (!persist.drain()) return std::unexpected(persist.health().error());
+  const std::vector<std::byte> zero(
+      std::max<std::size_t>(sizeof(ArenaHeader), plan.segment_count * sizeof(SegmentHeader)));
+  persist.copy_nodrain(header, zero.data(), sizeof(ArenaHeader));
+  persist.copy_nodrain(source.base() + plan.table_offset, zero.data(),
+                       plan.segment_count * sizeof(SegmentHeader));
+  Journal::format(persist, source.base() + sizeof(ArenaHeader), lanes);
+  persist.store(header->state, checked_word(HeapState{.clean = true}.pack()));
+  persist.store(header->arena_count, checked_word(1));
+  if (!persist.drain()) return std::unexpected(persist.health().error());
+  std::array<std::uint8_t, 16> uuid{};
+  if (getrandom(uuid.data(), uuid.size(), 0) != static_cast<ssize_t>(uuid.size())) {
+    return fail(EIO, "The system gave no random bytes for the heap's identity; try again.");
+  }
+  heap->write_identity(0, ArenaIdentity{.heap_uuid = persistent(uuid),
+                                        .lanes = persistent(options.lanes),
+                                        .lane_bytes = persistent(options.lane_bytes)});
+  if (!persist.drain()) return std::unexpected(persist.health().error());
+  heap.reset();
+  return open(source);
+}
+
+Status Heap::check_identity(const ArenaSource& source, const ArenaIdentity& identity,
+                            std::uint32_t index) {
+  const std::string arena = "Arena " + std::to_string(index);
+  if (identity.magic != kArenaMagic) {
+    return fail(index == 0 ? EINVAL : EUCLEAN,
+                arena + " holds no heap; format it first, or name the right pool.");
+  }
+  if (identity.version != kFormatVersion) {
+    return fail(EINVAL, arena + " has format version " + std::to_string(identity.version) +
+                            " but this program reads version " + std::to_string(kFormatVersion) +
+                            "; use the program that made it.");
+  }
+  if (identity.crc != crc32c(&identity, offsetof(ArenaIdentity, crc))) {
+    return fail(EUCLEAN, arena + " has a damaged header; restore the heap from a backup.");
+  }
+  if (identity.arena_bytes != source.arena_bytes() || identity.arena_index != index) {
+    return fail(EUCLEAN, arena + " is arena " + std::to_string(identity.arena_index) + " of " +
+                             std::to_string(identity.arena_bytes) + " bytes but should be of " +
+                             std::to_string(source.arena_bytes()) +
+                             " bytes; it was truncated or moved: put the right file in its place.");
+  }
+  const Journal::Geometry lanes{.lanes = identity.lanes, .lane_bytes = identity.lane_bytes};
+  const SegmentTable::Geometry plan = SegmentTable::plan(
+      source.arena_bytes(), sizeof(ArenaHeader) + (index == 0 ? Journal::media_bytes(lanes) : 0));
+  if (identity.table_offset != plan.table_offset ||
+      identity.segments_offset != plan.segments_offset ||
+      identity.segment_count != plan.segment_count || plan.segment_count == 0) {
+    return fail(EUCLEAN, arena + " has an impossible layout; restore the heap from a backup.");
+  }
+  return {};
+}
+
+Result<std::unique_ptr<Heap>> Heap::open(ArenaSource& source) {
+  if (source.count() == 0) return fail(EINVAL, "There is no arena; format a heap first.");
+  std::unique_ptr<Heap> heap(new Heap(source));
+  const ArenaHeader& first = *heap->header();
+  BTD_TRY(check_identity(source, first.identity, 0));
+  const std::optional<std::uint64_t> arenas = checked_value(first.arena_count);
+  const std::optional<std::uint64_t> state = checked_value(first.state);
+  if (!arenas || !state || *arenas == 0 || *arenas > SegmentTable::kMaxArenas) {
+    return fail(EUCLEAN, "The heap's state is damaged; restore it from a backup.");
+  }
+  if (*arenas > source.count()) {
+    return fail(EUCLEAN, "The heap has " + std::to_string(*arenas) + " arenas but only " +
+                             std::to_string(source.count()) +
+                             " are there; put the missing files back.");
+  }
+  const auto count = static_cast<std::uint32_t>(*arenas);
+  for (std::uint32_t i = 1; i < count; ++i) {
+    BTD_TRY(check_identity(source, heap->header(i)->identity, i));
+    const std::array<std::uint8_t, 16> mine = heap->header(i)->identity.heap_uuid;
+    const std::array<std::uint8_t, 16> other = first.identity.heap_uuid;
+    if (mine == other) continue;
+    return fail(EUCLEAN, "Arena " + std::to_string(i) + " belongs to another heap.");
+  }
+  BTD_ASSIGN(heap->journal_,
+             Journal::open(heap->persist_, heap->base_, first.identity.journal_offset));
+  BTD_ASSIGN(heap->recovery_, heap->journal_->recover(count * source.arena_bytes()));
+  for (std::uint32_t i = 0; i < count; ++i) BTD_TRY(heap->attach(i));
+  const HeapState last = HeapState::unpack(*state);
+  heap->was_clean_ = last.clean;
+  heap->generation_ = last.generation + 1;
+  BTD_TRY(heap->mark_state(false));
+  return heap;
+}
+
+Status Heap::attach(std::uint32_t index) {
+  const ArenaIdentity& identity = header(index)->identity;
+  std::vector<Segment*> found;
+  BTD_TRY(table_.attach(index,
+                        {.table_offset = identity.table_offset,
+                         .segments_offset = identity.segments_offset,
+                         .segment_count = identity.segment_count},
+                        found));
+  std::uint64_t used = 0;
+  for (Segment* segment : found) {
+    used += (segment->slots - segment->free_slots) * segment->slot_bytes;
+    const bool small = segment->word.kind == SegmentKind::kSmall;
+    if (small && segment->free_slots > 0) list(bins_.at(segment->word.size_class), segment);
+  }
+  used_bytes_ += used;
+  limbo_limit_ = std::min(kMaxLimboBytes, table_.total_segments() * kSegmentBytes / 8);
+  return {};
+}
+
+Status Heap::mark_state(bool clean) {
+  const HeapState state{.boot = boot_hash(), .generation = generation_, .clean = clean};
+  persist_.store(header()->state, checked_word(state.pack()));
+  return persist_.drain() ? Status{} : persist_.health();
+}
+
+Status Heap::close() {
+  BTD_TRY(checkpoint());
+  return mark_state(true);
+}
+
+Status Heap::checkpoint() {
+  BTD_TRY(journal_->checkpoint());
+  return release_limbo();
+}
+
+Offset Heap::root(unsigned slot) const {
+  if (slot >= kRootSlots) return 0;
+  // Another thread's commit may set it now.
+  return __atomic_load_n(reinterpret_cast<const std::uint64_t*>(&header()->roots[slot]),
+                         __ATOMIC_ACQUIRE);
+}
+
+Tx Heap::begin() { return Tx(*this, take_context()); }
+
+Result<std::uint64_t> Heap::block_bytes(Offset block) const {
+  const Slot slot = table_.find(block);
+  if (slot.segment != nullptr && slot.offset() == block && slot.segment->is_live(slot.index)) {
+    return slot.bytes();
+  }
+  return fail(EINVAL, "No allocated block starts at " + std::to_string(block) + ".");
+}
+
+Heap::Stats Heap::stats() const {
+  return {.arenas = table_.arenas(),
+          .total_bytes = table_.total_segments() * kSegmentBytes,
+          .used_bytes = used_bytes_.load(),
+          .free_segment_bytes = table_.free_segments() * kSegmentBytes,
+          .limbo_bytes = limbo_bytes_.load(),
+          .commits = journal_->commits(),
+          .checkpoints = journal_->checkpoints(),
+          .recovery = recovery_,
+          .was_clean = was_clean_};
+}
+
+std::unique_ptr<TxContext> Heap::take_context() {
+  {
+    const std::lock_guard lock(contexts_mutex_);
+    if (!contexts_.empty()) {
+      std::unique_ptr<TxContext> context = std::move(contexts_.back());
+      contexts_.pop_back();
+      return context;
+    }
+  }
+  auto context = std::make_unique<TxContext>();
+  context->clear();
+  return context;
+}
+
+void Heap::return_context(std::unique_ptr<TxContext> context) {
+  context->clear();
+  const std::lock_guard lock(contexts_mutex_);
+  contexts_.push_back(std::move(context));
+}
+
+}  // namespace btd

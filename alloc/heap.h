@@ -1,0 +1,182 @@
+// Heap: failure-atomic memory over the arenas of one ArenaSource.
+//
+// One engine, three contracts: T transactions (class Tx), P published operations and R recoverable
+// allocation. T and P allocation bits live on NVRAM and change through the journal. DRAM is
+// authoritative for what is free; no link is ever stored inside a free block.
+// LOCK ORDER: a bin, then the segment table; the journal's locks and the limbo's are taken with
+// none held. Thread-safety: any number of threads; one Tx belongs to one thread. The source must
+// outlive the heap, and the heap its transactions.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "alloc/arena_source.h"
+#include "alloc/journal.h"
+#include "alloc/layout.h"
+#include "alloc/result.h"
+#include "alloc/segment_table.h"
+
+namespace btd {
+
+class Heap;
+struct TxContext;
+
+// A redo transaction (contract T). Destroying it without commit() aborts it.
+class Tx {
+ public:
+  Tx(Tx&& other) noexcept;
+  Tx& operator=(Tx&&) = delete;
+  Tx(const Tx&) = delete;
+  Tx& operator=(const Tx&) = delete;
+  ~Tx();
+
+  // A block of at least `bytes`; its contents are undefined until edited. Errors: ENOSPC, EINVAL.
+  Result<Offset> alloc(std::size_t bytes);
+  // Takes effect at commit. Errors: EINVAL for what is not the start of an allocated block.
+  Status free(Offset block);
+  // A private copy of [off, off + len) that becomes durable at commit. Asking again for the same
+  // offset returns the same copy. In a block of this transaction's own it starts as zeros. `off` is
+  // a multiple of 8, the range lies in one block, and ranges do not overlap. Errors: EINVAL.
+  Result<std::byte*> edit(Offset off, std::size_t len);
+  // The private copy that starts at `off`, if there is one, else the committed bytes.
+  [[nodiscard]] const std::byte* view(Offset off) const;
+  // Sets one aligned word of an allocated block. Errors: EINVAL.
+  Status set(Offset word, std::uint64_t value);
+  // Errors: EINVAL for a slot of 64 or more.
+  Status set_root(unsigned slot, Offset value);
+  // All or nothing; durable on return. One fence, or two where fresh blocks got more than
+  // kInlineFreshBytes. The transaction is over whatever the result; on E2BIG nothing changed.
+  Status commit();
+  // What commit() would write to the lane now. Compares every edit: meant for once in a while.
+  [[nodiscard]] std::size_t log_bytes() const;
+
+  // Fresh contents up to this are logged; beyond it they are written home before the record, behind
+  // a fence of their own: logging would cost more than a fence does.
+  static constexpr std::size_t kInlineFreshBytes = 1024;
+
+ private:
+  friend class Heap;
+  Tx(Heap& heap, std::unique_ptr<TxContext> context);
+  void build_record(bool log_fresh);
+  [[nodiscard]] std::size_t fresh_bytes() const;
+  Status check_overlaps();
+  void absorb_sets(Offset off, std::size_t len, std::byte* copy);
+  void drop_edits(const Slot& slot);
+  void abort();
+  void finish(std::uint64_t seq);
+
+  Heap* heap_;
+  std::unique_ptr<TxContext> context_;  // null: over
+};
+
+class Heap {
+ public:
+  struct Options {
+    std::uint32_t lanes = 16;
+    std::uint64_t lane_bytes = 256 * 1024;
+  };
+  struct Stats {
+    std::uint32_t arenas = 0;
+    std::uint64_t total_bytes = 0;  // of segments
+    std::uint64_t used_bytes = 0;   // of allocated blocks, with rounding to their class
+    std::uint64_t free_segment_bytes = 0;
+    std::uint64_t limbo_bytes = 0;  // freed, not reusable before the next checkpoint
+    std::uint64_t commits = 0;      // since open
+    std::uint64_t checkpoints = 0;  // since open
+    Journal::Recovery recovery;     // what open replayed
+    bool was_clean = false;         // the last user closed the heap
+  };
+
+  // Makes an empty heap in the source's first arena (added if there is none), whatever it held.
+  // Errors: EINVAL the geometry is impossible; ENOSPC the arena cannot hold the lanes.
+  static Result<std::unique_ptr<Heap>> format(ArenaSource& source, const Options& options);
+  // Replays the journal, reads the segment table. Errors: EINVAL not a heap, or another version;
+  // EUCLEAN damaged: nothing was changed but by the replay.
+  static Result<std::unique_ptr<Heap>> open(ArenaSource& source);
+  // Without close() the next open finds the heap unclean, as after a crash.
+  ~Heap();
+  Heap(const Heap&) = delete;
+  Heap& operator=(const Heap&) = delete;
+
+  // Brings all records home and marks the heap clean. No transaction may be open. Errors: EIO.
+  Status close();
+
+  [[nodiscard]] const std::byte* at(Offset off) const { return base_ + off; }
+  [[nodiscard]] Offset root(unsigned slot) const;
+  [[nodiscard]] Tx begin();
+  // Bytes of the block that starts at `block`; EINVAL if there is none.
+  Result<std::uint64_t> block_bytes(Offset block) const;
+  // Brings all records home, so that freed blocks may be reused. Errors: EIO.
+  Status checkpoint();
+
+  [[nodiscard]] Stats stats() const;
+  [[nodiscard]] Persist& persist() { return persist_; }
+  void inject(Journal::Fault fault) { journal_->inject(fault); }
+
+ private:
+  friend class Tx;
+
+  // Transactional segments of one class.
+  struct alignas(2 * kLineBytes) Bin {
+    std::mutex mutex;
+    std::vector<Segment*> partial;  // with available slots; the last one is used next
+  };
+  struct Freed {
+    std::uint64_t seq;
+    Slot slot;
+  };
+
+  explicit Heap(ArenaSource& source);
+  static Status check_identity(const ArenaSource& source, const ArenaIdentity& identity,
+                               std::uint32_t index);
+  void write_identity(std::uint32_t index, const ArenaIdentity& model);
+  Status attach(std::uint32_t index);
+  Status add_arena();
+  Status mark_state(bool clean);
+  [[nodiscard]] ArenaHeader* header(std::uint32_t index = 0) const;
+
+  Result<Slot> reserve(std::size_t bytes);
+  Result<Slot> reserve_small(std::uint8_t size_class);
+  Result<Slot> reserve_large(std::uint64_t span);
+  Status grow(Bin& bin, std::uint8_t size_class);
+  Status make_room(std::uint64_t span);
+  void cancel(const Slot& slot);
+  void log_large_header(Record& record, const Segment& segment) const;
+  Result<Slot> begin_free(Offset block);
+  void finish_free(std::span<const Slot> slots, std::uint64_t seq);
+  Status release_limbo();
+  Status return_slots(std::vector<Slot>& slots);
+  Status trim();
+  static void list(Bin& bin, Segment* segment);
+  static void unlist(Bin& bin, Segment* segment);
+
+  std::unique_ptr<TxContext> take_context();
+  void return_context(std::unique_ptr<TxContext> context);
+
+  ArenaSource& source_;
+  Persist& persist_;
+  std::byte* const base_;
+  SegmentTable table_;
+  std::unique_ptr<Journal> journal_;
+  std::array<Bin, kClasses> bins_;
+  std::mutex room_mutex_;  // one thread at a time makes room
+  mutable std::mutex limbo_mutex_;
+  std::vector<Freed> limbo_;
+  std::atomic<std::uint64_t> limbo_bytes_{0};
+  std::uint64_t limbo_limit_ = 0;  // beyond it a commit checkpoints
+  std::atomic<std::uint64_t> used_bytes_{0};
+  std::mutex contexts_mutex_;
+  std::vector<std::unique_ptr<TxContext>> contexts_;
+  Journal::Recovery recovery_;
+  bool was_clean_ = false;
+  std::uint32_t generation_ = 0;
+};
+
+}  // namespace btd

@@ -1,0 +1,243 @@
+// The part of Heap that hands out slots and takes them back: bins, limbo, growth.
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <string>
+
+#include "alloc/crc.h"
+#include "alloc/heap.h"
+
+namespace btd {
+namespace {
+
+// Headers of one class that are persisted together: enough that a fence is shared by many slots.
+constexpr std::uint32_t kSlotsPerGrowth = 32;
+constexpr std::uint32_t kMaxGrowth = 8;
+
+}  // namespace
+
+void Heap::list(Bin& bin, Segment* segment) {
+  segment->list_index = static_cast<std::uint32_t>(bin.partial.size());
+  bin.partial.push_back(segment);
+}
+
+void Heap::unlist(Bin& bin, Segment* segment) {
+  Segment* last = bin.partial.back();
+  bin.partial[segment->list_index] = last;
+  last->list_index = segment->list_index;
+  bin.partial.pop_back();
+  segment->list_index = Segment::kNotListed;
+}
+
+Result<Slot> Heap::reserve(std::size_t bytes) {
+  if (bytes == 0) return fail(EINVAL, "A block has at least one byte.");
+  if (bytes <= kMaxSmallBytes) return reserve_small(size_class_of(bytes));
+  return reserve_large((bytes + kSegmentBytes - 1) / kSegmentBytes);
+}
+
+Result<Slot> Heap::reserve_small(std::uint8_t size_class) {
+  Bin& bin = bins_.at(size_class);
+  for (;;) {
+    {
+      const std::lock_guard lock(bin.mutex);
+      if (bin.partial.empty()) BTD_TRY(grow(bin, size_class));
+      if (!bin.partial.empty()) {
+        Segment* segment = bin.partial.back();
+        const std::uint32_t slot = segment->take_slot();
+        if (segment->free_slots == 0) unlist(bin, segment);
+        return Slot{.segment = segment, .index = slot};
+      }
+    }
+    BTD_TRY(make_room(1));
+  }
+}
+
+// Adds segments to a bin; adds none when none is free. The caller holds the bin's lock.
+Status Heap::grow(Bin& bin, std::uint8_t size_class) {
+  const std::uint32_t want =
+      std::clamp(kSlotsPerGrowth / kSizeClasses.at(size_class).slots, 1U, kMaxGrowth);
+  std::array<Segment*, kMaxGrowth> fresh{};
+  std::uint32_t got = 0;
+  while (got < want) {
+    fresh.at(got) = table_.take({.kind = SegmentKind::kSmall,
+                                 .contract = Contract::kTransactional,
+                                 .size_class = size_class,
+                                 .span = 1});
+    if (fresh.at(got) == nullptr) break;
+    ++got;
+  }
+  const std::span<Segment* const> made(fresh.data(), got);
+  if (made.empty()) return {};
+  BTD_TRY(table_.create_small(made));
+  for (Segment* segment : made) list(bin, segment);
+  return {};
+}
+
+Result<Slot> Heap::reserve_large(std::uint64_t span) {
+  for (;;) {
+    if (span < (std::uint64_t{1} << 32)) {
+      Segment* segment = table_.take({.kind = SegmentKind::kLarge,
+                                      .contract = Contract::kTransactional,
+                                      .size_class = 0,
+                                      .span = static_cast<std::uint32_t>(span)});
+      if (segment != nullptr) return Slot{.segment = segment, .index = segment->take_slot()};
+    }
+    BTD_TRY(make_room(span));
+  }
+}
+
+// Makes a run of `span` free segments likelier: by a checkpoint, by giving back empty segments, by
+// another arena. ENOSPC when none of them helps. The caller holds no lock.
+Status Heap::make_room(std::uint64_t span) {
+  const std::lock_guard one(room_mutex_);
+  if (table_.longest_run() >= span) return {};
+  if (limbo_bytes_.load() > 0) {
+    BTD_TRY(checkpoint());
+    if (table_.longest_run() >= span) return {};
+  }
+  BTD_TRY(trim());
+  if (table_.longest_run() >= span) return {};
+  const std::uint64_t most =
+      SegmentTable::plan(source_.arena_bytes(), sizeof(ArenaHeader)).segment_count;
+  if (span > most) {
+    return fail(ENOSPC, "A block of " + std::to_string(span * kSegmentBytes) +
+                            " bytes does not fit an arena of " +
+                            std::to_string(source_.arena_bytes()) + " bytes.");
+  }
+  return add_arena();
+}
+
+Status Heap::add_arena() {
+  const std::uint32_t index = table_.arenas();
+  if (index == SegmentTable::kMaxArenas)
+    return fail(ENOSPC, "The heap has all arenas it may have.");
+  if (source_.count() == index) BTD_TRY(source_.extend());
+  // An arena that a crash left half made is made again; until arena_count says so it is nothing.
+  const SegmentTable::Geometry plan =
+      SegmentTable::plan(source_.arena_bytes(), sizeof(ArenaHeader));
+  const std::vector<std::byte> zero(plan.segment_count * sizeof(SegmentHeader));
+  persist_.copy_nodrain(base_ + index * source_.arena_bytes() + plan.table_offset, zero.data(),
+                        zero.size());
+  write_identity(index, header()->identity);
+  if (!persist_.drain()) return persist_.health();
+  persist_.store(header()->arena_count, checked_word(index + 1));
+  if (!persist_.drain()) return persist_.health();
+  return attach(index);
+}
+
+// Gives back what reserve() took, of an aborted transaction. Nothing of it reached NVRAM.
+void Heap::cancel(const Slot& slot) {
+  Segment* segment = slot.segment;
+  if (segment->word.kind == SegmentKind::kLarge) {
+    table_.put_back(segment);
+    return;
+  }
+  Bin& bin = bins_.at(segment->word.size_class);
+  const std::lock_guard lock(bin.mutex);
+  segment->return_slot(slot.index);
+  if (segment->list_index == Segment::kNotListed) list(bin, segment);
+}
+
+void Heap::log_large_header(Record& record, const Segment& segment) const {
+  // All of the header, so that what it held before does not matter.
+  std::array<std::uint64_t, sizeof(SegmentHeader) / kWordBytes> image{};
+  image[0] = checked_word(segment.word.pack());
+  image[1] = std::uint64_t{generation_} << 32;
+  image.at(offsetof(SegmentHeader, bitmap) / kWordBytes) = 1;
+  record.bytes(segment.header, image.data(), sizeof(image));
+}
+
+Result<Slot> Heap::begin_free(Offset block) {
+  const Slot slot = table_.find(block);
+  if (slot.segment == nullptr) {
+    return fail(EINVAL, "No block lies at " + std::to_string(block) +
+                            "; the pointer is not from this heap, or was freed before.");
+  }
+  if (slot.offset() != block) {
+    return fail(EINVAL, "The offset " + std::to_string(block) + " is inside the block at " +
+                            std::to_string(slot.offset()) + "; free the block by its start.");
+  }
+  if (slot.segment->word.contract != Contract::kTransactional) {
+    return fail(EINVAL, "The block at " + std::to_string(block) +
+                            " is recoverable; give it back with release().");
+  }
+  if (!slot.segment->clear_live(slot.index)) {
+    return fail(EINVAL, "The block at " + std::to_string(block) +
+                            " is not allocated; it was freed twice, or never allocated.");
+  }
+  return slot;
+}
+
+// Freed blocks wait until no record older than their freeing can be replayed: such a record would
+// write into what the next owner stored past the journal.
+void Heap::finish_free(std::span<const Slot> slots, std::uint64_t seq) {
+  std::uint64_t bytes = 0;
+  for (const Slot& slot : slots) bytes += slot.bytes();
+  used_bytes_.fetch_sub(bytes, std::memory_order_relaxed);
+  if (journal_->fault() == Journal::Fault::kReuseBeforeWatermark) [[unlikely]] {
+    std::vector<Slot> now(slots.begin(), slots.end());
+    static_cast<void>(return_slots(now));
+    return;
+  }
+  {
+    const std::lock_guard lock(limbo_mutex_);
+    for (const Slot& slot : slots) limbo_.push_back({.seq = seq, .slot = slot});
+  }
+  const std::uint64_t waiting = limbo_bytes_.fetch_add(bytes) + bytes;
+  // A failed checkpoint is not this transaction's failure; the next commit reports the medium.
+  if (waiting > limbo_limit_) static_cast<void>(checkpoint());
+}
+
+Status Heap::release_limbo() {
+  std::vector<Slot> ready;
+  std::uint64_t bytes = 0;
+  {
+    const std::lock_guard lock(limbo_mutex_);
+    const std::uint64_t home = journal_->watermark();
+    std::erase_if(limbo_, [&](const Freed& freed) {
+      if (freed.seq > home) return false;
+      ready.push_back(freed.slot);
+      bytes += freed.slot.bytes();
+      return true;
+    });
+  }
+  limbo_bytes_.fetch_sub(bytes);
+  return return_slots(ready);
+}
+
+Status Heap::return_slots(std::vector<Slot>& slots) {
+  std::vector<Segment*> empty;
+  for (const Slot& slot : slots) {
+    Segment* segment = slot.segment;
+    if (segment->word.kind == SegmentKind::kLarge) {
+      table_.put_back(segment);
+      continue;
+    }
+    Bin& bin = bins_.at(segment->word.size_class);
+    const std::lock_guard lock(bin.mutex);
+    segment->return_slot(slot.index);
+    if (segment->list_index == Segment::kNotListed) list(bin, segment);
+    // One segment stays, so that a lone block allocated and freed does not cost two fences a time.
+    if (segment->free_slots == segment->slots && bin.partial.size() > 1) {
+      unlist(bin, segment);
+      empty.push_back(segment);
+    }
+  }
+  return table_.retire(empty);
+}
+
+Status Heap::trim() {
+  std::vector<Segment*> empty;
+  for (Bin& bin : bins_) {
+    const std::lock_guard lock(bin.mutex);
+    for (std::size_t i = bin.partial.size(); i-- > 0;) {
+      Segment* segment = bin.partial[i];
+      if (segment->free_slots != segment->slots) continue;
+      unlist(bin, segment);
+      empty.push_back(segment);
+    }
+  }
+  return table_.retire(empty);
+}
+
+}  // namespace btd

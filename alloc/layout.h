@@ -1,0 +1,203 @@
+// Every structure of the heap as it lies on NVRAM. Nothing here has behaviour.
+//
+// An arena is: ArenaHeader (4 KiB) | in arena 0 the journal: JournalHeader (4 KiB), then the lanes
+// | segment table, one SegmentHeader for each segment | segments of 64 KiB, aligned to 64 KiB. All
+// fields are little-endian and of fixed size. A `persistent` field is read like its type but a
+// plain store to it does not compile: it changes through Persist::store or through the journal.
+// A `transient` field means nothing after a crash and may be stored to.
+#pragma once
+
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+namespace btd {
+
+static_assert(std::endian::native == std::endian::little, "the media format is little-endian");
+
+// A place in a heap, counted from the heap's base; 0 is null.
+using Offset = std::uint64_t;
+
+inline constexpr std::size_t kLineBytes = 64;  // what a flush makes durable, and an eviction may
+inline constexpr std::size_t kWordBytes = 8;   // what NVRAM stores atomically
+inline constexpr std::size_t kPageBytes = 4096;
+inline constexpr std::uint64_t kSegmentBytes = 64 * 1024;
+inline constexpr std::uint32_t kFormatVersion = 1;
+inline constexpr unsigned kRootSlots = 64;
+
+template <class T>
+class persistent {
+  static_assert(std::is_trivially_copyable_v<T>);
+
+ public:
+  constexpr persistent() = default;
+  constexpr explicit persistent(T value) : value_(value) {}
+  constexpr persistent(const persistent&) = default;
+  persistent& operator=(const persistent&) = delete;
+  persistent& operator=(T) = delete;
+  constexpr operator T() const { return value_; }  // NOLINT: reads like its type
+
+ private:
+  friend class Persist;
+  T value_{};
+};
+
+template <class T>
+class transient {
+  static_assert(std::is_trivially_copyable_v<T>);
+
+ public:
+  constexpr transient() = default;
+  constexpr explicit transient(T value) : value_(value) {}
+  constexpr transient& operator=(T value) {
+    value_ = value;
+    return *this;
+  }
+  constexpr operator T() const { return value_; }  // NOLINT: reads like its type
+
+ private:
+  T value_{};
+};
+
+inline constexpr std::uint64_t kArenaMagic = 0x414E455241445442;    // "BTDARENA"
+inline constexpr std::uint64_t kJournalMagic = 0x4C4E524A2D445442;  // "BTD-JRNL"
+
+// The identity and geometry of an arena. Written once, at format; `crc` covers all before it.
+struct ArenaIdentity {
+  persistent<std::uint64_t> magic;
+  persistent<std::uint32_t> version;
+  persistent<std::uint32_t> arena_index;
+  persistent<std::array<std::uint8_t, 16>> heap_uuid;  // the same in all arenas of a heap
+  persistent<std::uint64_t> arena_bytes;
+  persistent<std::uint64_t> journal_offset;   // in the arena; 0 where there is none
+  persistent<std::uint64_t> table_offset;     // in the arena
+  persistent<std::uint64_t> segments_offset;  // in the arena
+  persistent<std::uint32_t> segment_count;
+  persistent<std::uint32_t> lanes;
+  persistent<std::uint64_t> lane_bytes;
+  persistent<std::uint32_t> reserved;
+  persistent<std::uint32_t> crc;
+};
+static_assert(sizeof(ArenaIdentity) == 88);
+static_assert(offsetof(ArenaIdentity, crc) == 84);
+static_assert(std::is_trivially_copyable_v<ArenaIdentity>);
+
+struct ArenaHeader {
+  ArenaIdentity identity;
+  std::array<std::uint8_t, 40> pad0;
+  persistent<std::uint64_t> state;  // checked word of HeapState; a line of its own, arena 0 only
+  std::array<std::uint8_t, 56> pad1;
+  persistent<std::uint64_t> arena_count;  // checked word: arenas whose header is durable; arena 0
+  std::array<std::uint8_t, 312> pad2;
+  persistent<std::uint64_t> roots[kRootSlots];  // changed through the journal; arena 0 only
+  std::array<std::uint8_t, 3072> pad3;
+};
+static_assert(sizeof(ArenaHeader) == kPageBytes);
+static_assert(offsetof(ArenaHeader, state) == 128);
+static_assert(offsetof(ArenaHeader, arena_count) == 192);
+static_assert(offsetof(ArenaHeader, roots) == 512);
+
+// The state word's 56 bits: "dirty" is this word, never a lock, so a power cut leaves nothing held.
+struct HeapState {
+  std::uint32_t boot = 0;        // 24 bits: hash of the boot id of the last opener
+  std::uint32_t generation = 0;  // 31 bits: counts opens
+  bool clean = false;
+
+  [[nodiscard]] constexpr std::uint64_t pack() const {
+    return (std::uint64_t{boot & 0xFFFFFFU} << 32) |
+           (std::uint64_t{generation & 0x7FFFFFFFU} << 1) | (clean ? 1U : 0U);
+  }
+  [[nodiscard]] static constexpr HeapState unpack(std::uint64_t bits) {
+    return {.boot = static_cast<std::uint32_t>(bits >> 32) & 0xFFFFFFU,
+            .generation = static_cast<std::uint32_t>(bits >> 1) & 0x7FFFFFFFU,
+            .clean = (bits & 1U) != 0};
+  }
+};
+
+struct JournalHeader {
+  persistent<std::uint64_t> magic;
+  persistent<std::uint32_t> version;
+  persistent<std::uint32_t> lanes;
+  persistent<std::uint64_t> lane_bytes;
+  persistent<std::uint32_t> reserved;
+  persistent<std::uint32_t> crc;  // of all before it
+  std::array<std::uint8_t, 32> pad0;
+  persistent<std::uint64_t> watermark;  // checked word: all records up to it are home
+  std::array<std::uint8_t, 4024> pad1;
+};
+static_assert(sizeof(JournalHeader) == kPageBytes);
+static_assert(offsetof(JournalHeader, crc) == 28);
+static_assert(offsetof(JournalHeader, watermark) == 64);
+
+// One committed transaction. Records start at a line, so that none shares a line with another.
+struct RecordHeader {
+  std::uint64_t seq;      // global; what orders records of all lanes
+  std::uint32_t length;   // header and payload, without the padding to a line
+  std::uint32_t entries;  // in the payload
+  std::uint32_t flags;    // none defined: 0
+  std::uint32_t crc;      // CRC32C of header (crc as 0) and payload
+};
+static_assert(sizeof(RecordHeader) == 24);
+
+// One change of a record: a tag word, then the data, padded to 8 bytes.
+enum class EntryKind : std::uint8_t { kBytes = 0, kSet64 = 1, kOr64 = 2, kAnd64 = 3 };
+struct EntryTag {
+  static constexpr unsigned kHomeBits = 48;
+  static constexpr std::uint64_t kMaxLen = (1U << 13) - 8;  // longer changes take several entries
+
+  Offset home = 0;                     // 48 bits
+  std::uint32_t len = 0;               // 13 bits: bytes of data
+  EntryKind kind = EntryKind::kBytes;  // 3 bits
+
+  [[nodiscard]] constexpr std::uint64_t pack() const {
+    return home | (std::uint64_t{len} << kHomeBits) |
+           (static_cast<std::uint64_t>(kind) << (kHomeBits + 13));
+  }
+  [[nodiscard]] static constexpr EntryTag unpack(std::uint64_t word) {
+    return {.home = word & ((std::uint64_t{1} << kHomeBits) - 1),
+            .len = static_cast<std::uint32_t>(word >> kHomeBits) & 0x1FFFU,
+            .kind = static_cast<EntryKind>(word >> (kHomeBits + 13))};
+  }
+  [[nodiscard]] constexpr std::uint64_t data_bytes() const { return (len + 7U) & ~7U; }
+};
+inline constexpr std::uint64_t kMaxHeapBytes = std::uint64_t{1} << EntryTag::kHomeBits;
+
+// What a segment is; all of it in one checked word, so that a header is never torn: it is what it
+// was, or what it is to be. Word 0 is a segment that is free, or inside a large extent.
+enum class SegmentKind : std::uint8_t { kSmall = 1, kLarge = 2 };
+enum class Contract : std::uint8_t { kTransactional = 0, kRecoverable = 1 };
+
+struct SegmentWord {
+  SegmentKind kind = SegmentKind::kSmall;        // 4 bits
+  Contract contract = Contract::kTransactional;  // 4 bits
+  std::uint8_t size_class = 0;                   // 8 bits; of a small segment
+  std::uint32_t span = 1;                        // 32 bits: segments; 1 for a small segment
+
+  [[nodiscard]] constexpr std::uint64_t pack() const {
+    return std::uint64_t{span} | (std::uint64_t{size_class} << 32) |
+           (static_cast<std::uint64_t>(kind) << 40) | (static_cast<std::uint64_t>(contract) << 44);
+  }
+  [[nodiscard]] static constexpr SegmentWord unpack(std::uint64_t bits) {
+    return {.kind = static_cast<SegmentKind>((bits >> 40) & 0xFU),
+            .contract = static_cast<Contract>((bits >> 44) & 0xFU),
+            .size_class = static_cast<std::uint8_t>(bits >> 32),
+            .span = static_cast<std::uint32_t>(bits)};
+  }
+};
+
+inline constexpr unsigned kInlineBitmapBits = 256;
+struct SegmentHeader {
+  persistent<std::uint64_t> word;       // checked word of SegmentWord, or 0
+  transient<std::uint32_t> owner;       // lease of the process that uses a recoverable segment
+  transient<std::uint32_t> generation;  // the heap's, when the segment was last taken
+  persistent<std::uint64_t> reserved[2];
+  // Allocated slots, where there are at most 256; else the bitmap is at the segment's head. Of a
+  // transactional segment always true; of a recoverable one only after a clean close.
+  persistent<std::uint64_t> bitmap[kInlineBitmapBits / 64];
+};
+static_assert(sizeof(SegmentHeader) == kLineBytes);
+static_assert(offsetof(SegmentHeader, bitmap) == 32);
+
+}  // namespace btd

@@ -1,0 +1,91 @@
+#include "alloc/persist.h"
+
+#include <libpmem.h>
+#include <sched.h>
+#include <sys/mman.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string>
+
+namespace btd {
+
+Persist::Persist(Domain domain, PersistBackend* backend) : domain_(domain), backend_(backend) {}
+
+Persist::Shard& Persist::shard() {
+  return shards_[static_cast<unsigned>(sched_getcpu()) % kShards];
+}
+
+void Persist::count(const void* from, std::size_t len) {
+  const auto begin = reinterpret_cast<std::uintptr_t>(from);
+  const std::uint64_t lines = (begin + len - 1) / kLineBytes - begin / kLineBytes + 1;
+  Shard& mine = shard();
+  mine.lines.fetch_add(lines, std::memory_order_relaxed);
+  mine.bytes.fetch_add(len, std::memory_order_relaxed);
+}
+
+void Persist::sync_pages(const void* from, std::size_t len) {
+  const auto begin = reinterpret_cast<std::uintptr_t>(from) & ~(kPageBytes - 1);
+  const auto end = reinterpret_cast<std::uintptr_t>(from) + len;
+  if (msync(reinterpret_cast<void*>(begin), end - begin, MS_SYNC) != 0) {
+    int none = 0;
+    error_.compare_exchange_strong(none, errno);
+  }
+}
+
+void Persist::flush(const void* from, std::size_t len) {
+  if (len == 0) return;
+  count(from, len);
+  switch (domain_) {
+    case Domain::kCacheLine:
+      pmem_flush(from, len);
+      break;
+    case Domain::kMsync:
+      sync_pages(from, len);
+      break;
+    case Domain::kEmulated:
+      backend_->flush(static_cast<const std::byte*>(from), len);
+      break;
+  }
+}
+
+bool Persist::drain() {
+  shard().fences.fetch_add(1, std::memory_order_relaxed);
+  if (domain_ == Domain::kCacheLine) {
+    pmem_drain();
+    return true;
+  }
+  if (domain_ == Domain::kEmulated) backend_->fence();
+  return error_.load(std::memory_order_relaxed) == 0;
+}
+
+void Persist::copy_nodrain(void* to, const void* from, std::size_t len) {
+  if (len == 0) return;
+  if (domain_ == Domain::kCacheLine) {
+    count(to, len);
+    pmem_memcpy(to, from, len, PMEM_F_MEM_NODRAIN | PMEM_F_MEM_NONTEMPORAL);
+    return;
+  }
+  std::memcpy(to, from, len);
+  flush(to, len);
+}
+
+Persist::Counters Persist::counters() const {
+  Counters sum;
+  for (const Shard& each : shards_) {
+    sum.lines += each.lines.load(std::memory_order_relaxed);
+    sum.fences += each.fences.load(std::memory_order_relaxed);
+    sum.bytes += each.bytes.load(std::memory_order_relaxed);
+  }
+  return sum;
+}
+
+Status Persist::health() const {
+  const int error = error_.load(std::memory_order_relaxed);
+  if (error == 0) return {};
+  return fail(EIO, "The medium refused to make data durable (" +
+                       std::string(strerrordesc_np(error)) +
+                       "); stop, check the device, and open the heap again.");
+}
+
+}  // namespace btd
