@@ -123,6 +123,10 @@ Status make_data_directories(int dir, const std::string& path) {
     std::snprintf(name, sizeof name, "%02x", i);
     if (::mkdirat(data.get(), name, 0700) != 0)
       return cannot("create " + path + "/data/" + name, errno);
+  }
+  // In a loop of its own: a journal commits all of them at the first sync.
+  for (unsigned i = 0; i < 256; ++i) {
+    std::snprintf(name, sizeof name, "%02x", i);
     BTD_ASSIGN(const UniqueFd fan, open_directory(data.get(), name));
     BTD_TRY(sync_fd(fan.get(), path + "/data/" + name));
   }

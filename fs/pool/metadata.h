@@ -8,6 +8,7 @@
 
 #include "alloc/metastore.h"
 #include "alloc/result.h"
+#include "fs/pool/pool.h"
 
 namespace btd {
 
@@ -32,6 +33,8 @@ class Metadata {
 
   virtual MetaStore& store() = 0;
   [[nodiscard]] virtual const Persistence& persistence() const = 0;
+  // As Pool says.
+  virtual Result<Structures> check_structures(bool reclaim) = 0;
   virtual Status close() = 0;
 };
 

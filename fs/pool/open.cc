@@ -26,6 +26,9 @@ class OpenPool final : public Pool {
   MetaStore& meta() override { return metadata_->store(); }
   const BackingStore& backing() const override { return backing_; }
   const PoolFacts& facts() const override { return facts_; }
+  Result<Structures> check_structures(bool reclaim) override {
+    return metadata_->check_structures(reclaim);
+  }
   Status close() override { return metadata_->close(); }
 
  private:

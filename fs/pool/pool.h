@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "alloc/metastore.h"
 #include "alloc/result.h"
@@ -44,6 +45,16 @@ struct PoolFacts {
   std::string nvram;           // "emulated in RAM", "DAX", "disk"
   std::string persist_method;  // "cache-line flush" or "msync"
   std::string survives;        // "process crash" or "process crash and power loss"
+};
+
+// What Pool::check_structures() found below the namespace: in the heap and in the map.
+struct Structures {
+  std::vector<std::string> damage;  // sentences
+  std::uint64_t blocks = 0;         // that the map uses
+  std::uint64_t bytes = 0;
+  std::uint64_t leaked_blocks = 0;  // allocated and used by nothing
+  std::uint64_t leaked_bytes = 0;
+  bool reclaimed = false;  // the leaked ones were freed
 };
 
 // Exclusive use of a pool, as a lock on its superblock's open file description: a supervisor takes
@@ -105,6 +116,8 @@ class Pool {
   virtual MetaStore& meta() = 0;
   virtual const BackingStore& backing() const = 0;
   virtual const PoolFacts& facts() const = 0;
+  // Reads every structure of the heap and the map. Nothing may change the pool meanwhile.
+  virtual Result<Structures> check_structures(bool reclaim) = 0;
   // Checkpoints and marks the pool clean. The destructor does not.
   virtual Status close() = 0;
 };

@@ -33,7 +33,7 @@ bool is_known(EmulationKind kind) {
 }  // namespace
 
 std::uint64_t choose_arena_bytes(std::uint64_t capacity) {
-  constexpr std::uint64_t kSmallest = std::uint64_t{1} << 20;
+  constexpr std::uint64_t kSmallest = std::uint64_t{2} << 20;  // room for the journal's lanes
   constexpr std::uint64_t kLargest = std::uint64_t{64} << 20;
   return std::bit_floor(std::clamp(capacity / 16, kSmallest, kLargest));
 }

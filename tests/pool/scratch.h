@@ -14,8 +14,11 @@ namespace btd {
 
 class Scratch {
  public:
-  Scratch() {
-    std::string name = (std::filesystem::temp_directory_path() / "btd-pool-XXXXXX").string();
+  enum class On { kDisk, kMemory };  // kMemory where there is such a place
+  explicit Scratch(On on = On::kDisk) {
+    const bool shm = on == On::kMemory && ::access("/dev/shm", W_OK) == 0;
+    std::string name =
+        (shm ? "/dev/shm" : std::filesystem::temp_directory_path().string()) + "/btd-pool-XXXXXX";
     if (::mkdtemp(name.data()) == nullptr) std::abort();
     root_ = name;
   }

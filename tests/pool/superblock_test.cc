@@ -94,7 +94,7 @@ TEST(Superblock, EveryFlippedBitIsFound) {
 }
 
 TEST(Superblock, ArenasFitSmallAndLargePools) {
-  EXPECT_EQ(choose_arena_bytes(std::uint64_t{16} << 20), std::uint64_t{1} << 20);
+  EXPECT_EQ(choose_arena_bytes(std::uint64_t{16} << 20), std::uint64_t{2} << 20);
   EXPECT_EQ(choose_arena_bytes(std::uint64_t{100} << 20), std::uint64_t{4} << 20);
   EXPECT_EQ(choose_arena_bytes(std::uint64_t{1} << 30), std::uint64_t{64} << 20);
   EXPECT_EQ(choose_arena_bytes(std::uint64_t{1} << 50), std::uint64_t{64} << 20);
