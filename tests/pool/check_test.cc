@@ -137,7 +137,7 @@ class CheckTest : public ::testing::Test {
     return at;
   }
 
-  Scratch scratch_{Scratch::On::kMemory};
+  Scratch scratch_;
   InodeId dir_ = 0, sub_ = 0, file_ = 0, link_ = 0, fifo_ = 0;
 };
 

@@ -18,7 +18,7 @@ Result<std::unique_ptr<Pool>> open_pool(const std::string& path) {
 }
 
 TEST(Format, MakesAPoolThatOpens) {
-  Scratch scratch;
+  Scratch scratch(Scratch::On::kDisk);
   ASSERT_WORKS(Pool::format(scratch.pool() + "/", {.root_mode = 01777}));
   EXPECT_EQ(std::filesystem::file_size(scratch.pool() + "/superblock"), 4096U);
   EXPECT_EQ(read_whole(scratch.pool() + "/superblock"),

@@ -15,7 +15,7 @@ namespace btd {
 class Scratch {
  public:
   enum class On { kDisk, kMemory };  // kMemory where there is such a place
-  explicit Scratch(On on = On::kDisk) {
+  explicit Scratch(On on = On::kMemory) {
     const bool shm = on == On::kMemory && ::access("/dev/shm", W_OK) == 0;
     std::string name =
         (shm ? "/dev/shm" : std::filesystem::temp_directory_path().string()) + "/btd-pool-XXXXXX";
