@@ -1,0 +1,145 @@
+#include "alloc/file_arenas.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "alloc/layout.h"
+
+namespace btd {
+namespace {
+
+std::string arena_name(std::uint32_t index) { return "arena." + std::to_string(index); }
+
+std::unexpected<Error> failed(int code, const std::string& name, const char* doing) {
+  return fail(code, name + " cannot be " + doing + ": " + strerrordesc_np(code) + ".");
+}
+
+Result<std::uint64_t> size_of(int fd, const std::string& name) {
+  struct stat status{};
+  if (fstat(fd, &status) != 0) return failed(errno, name, "examined");
+  return static_cast<std::uint64_t>(status.st_size);
+}
+
+}  // namespace
+
+FileArenas::FileArenas(UniqueFd dir, std::uint64_t arena_bytes, std::uint32_t max_arenas, Mode mode)
+    : dir_(std::move(dir)), arena_bytes_(arena_bytes), max_arenas_(max_arenas), mode_(mode) {}
+
+FileArenas::~FileArenas() {
+  if (base_ != nullptr) munmap(base_, arena_bytes_ * max_arenas_);
+}
+
+Status FileArenas::reserve_window(std::byte* base) {
+  const int fixed = base == nullptr ? 0 : MAP_FIXED_NOREPLACE;
+  void* at = mmap(base, arena_bytes_ * max_arenas_, PROT_NONE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed, -1, 0);
+  if (at == MAP_FAILED) {
+    return fail(errno, "No address space for " + std::to_string(max_arenas_) + " arenas of " +
+                           std::to_string(arena_bytes_) + " bytes; use fewer or smaller arenas.");
+  }
+  base_ = static_cast<std::byte*>(at);
+  return {};
+}
+
+Result<std::unique_ptr<FileArenas>> FileArenas::create(int dirfd, std::uint64_t arena_bytes,
+                                                       std::uint32_t max_arenas, std::byte* base) {
+  if (arena_bytes == 0 || arena_bytes % kSegmentBytes != 0 || max_arenas == 0) {
+    return fail(EINVAL, "An arena must be a multiple of 64 KiB and there must be at least one.");
+  }
+  if (faccessat(dirfd, arena_name(0).c_str(), F_OK, 0) == 0) {
+    return fail(EEXIST, "The directory has arenas already; remove them first.");
+  }
+  UniqueFd dir(fcntl(dirfd, F_DUPFD_CLOEXEC, 0));
+  if (!dir) return failed(errno, "The directory", "opened");
+  std::unique_ptr<FileArenas> arenas(
+      new FileArenas(std::move(dir), arena_bytes, max_arenas, Mode::kShared));
+  BTD_TRY(arenas->reserve_window(base));
+  BTD_TRY(arenas->extend());
+  return arenas;
+}
+
+Result<std::unique_ptr<FileArenas>> FileArenas::open(int dirfd, std::uint32_t max_arenas, Mode mode,
+                                                     std::byte* base) {
+  UniqueFd dir(fcntl(dirfd, F_DUPFD_CLOEXEC, 0));
+  if (!dir) return failed(errno, "The directory", "opened");
+  std::unique_ptr<FileArenas> arenas;
+  const int access = mode == Mode::kShared ? O_RDWR : O_RDONLY;
+  for (std::uint32_t i = 0; i < max_arenas; ++i) {
+    const std::string name = arena_name(i);
+    const UniqueFd file(openat(dirfd, name.c_str(), access | O_CLOEXEC));
+    if (!file && errno == ENOENT && i > 0) break;
+    if (!file) return failed(errno, name, "opened");
+    BTD_ASSIGN(const std::uint64_t size, size_of(file.get(), name));
+    if (i == 0) {
+      if (size == 0 || size % kSegmentBytes != 0) {
+        return fail(EUCLEAN, name + " has " + std::to_string(size) +
+                                 " bytes, which is no arena; it was truncated: restore it.");
+      }
+      arenas.reset(new FileArenas(std::move(dir), size, max_arenas, mode));
+      BTD_TRY(arenas->reserve_window(base));
+    }
+    if (size != arenas->arena_bytes_) {
+      return fail(EUCLEAN, name + " has " + std::to_string(size) + " bytes instead of " +
+                               std::to_string(arenas->arena_bytes_) +
+                               "; it was truncated: restore it.");
+    }
+    BTD_TRY(arenas->attach(file.get()));
+  }
+  if (!arenas) return fail(EINVAL, "There must be at least one arena.");
+  return arenas;
+}
+
+Status FileArenas::attach(int fd) {
+  std::byte* at = base_ + count_ * arena_bytes_;
+  BTD_ASSIGN(const Nvram nvram, mode_ == Mode::kPrivate ? map_private(fd, at, arena_bytes_)
+                                                        : map_nvram(fd, at, arena_bytes_));
+  if (count_ == 0) {
+    nvram_ = nvram;
+    persist_.emplace(nvram.domain);
+  } else if (nvram.domain != nvram_.domain) {
+    return fail(EINVAL, "The arenas of one heap lie on different kinds of storage; move them.");
+  }
+  ++count_;
+  return {};
+}
+
+// Allocates the file whole under another name, then gives it its own.
+Status FileArenas::make_file(const std::string& name) {
+  const std::string fresh = name + ".new";
+  const UniqueFd file(
+      openat(dir_.get(), fresh.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+  if (!file) return failed(errno, fresh, "created");
+  int error = fallocate(file.get(), 0, 0, static_cast<off_t>(arena_bytes_)) == 0 ? 0 : errno;
+  if (error == 0 && fsync(file.get()) != 0) error = errno;
+  if (error == 0 && renameat(dir_.get(), fresh.c_str(), dir_.get(), name.c_str()) != 0)
+    error = errno;
+  if (error == 0 && fsync(dir_.get()) != 0 && errno != EINVAL) error = errno;
+  if (error == 0) return {};
+  unlinkat(dir_.get(), fresh.c_str(), 0);
+  if (error == EOPNOTSUPP) {
+    return fail(error,
+                "The file system cannot reserve space (fallocate); put the pool on tmpfs, "
+                "ext4 or xfs.");
+  }
+  return failed(error, name, "allocated");
+}
+
+Status FileArenas::extend() {
+  if (mode_ == Mode::kPrivate) return fail(EROFS, "The heap is open for reading only.");
+  const std::uint32_t index = count_;
+  if (index == max_arenas_) {
+    return fail(ENOSPC, "All " + std::to_string(max_arenas_) + " arenas are in use.");
+  }
+  const std::string name = arena_name(index);
+  BTD_TRY(make_file(name));
+  const UniqueFd file(openat(dir_.get(), name.c_str(), O_RDWR | O_CLOEXEC));
+  if (!file) return failed(errno, name, "opened");
+  return attach(file.get());
+}
+
+}  // namespace btd

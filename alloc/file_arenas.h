@@ -1,0 +1,65 @@
+// FileArenas: an ArenaSource over files `arena.0`, `arena.1`, … of one directory.
+//
+// Each file is allocated whole when it is made, so that a store never meets a full file system. The
+// address window for all arenas is reserved at once. A file appears under its name only when it is
+// complete, so a crash leaves no half-made arena. Owns mappings and descriptors; the caller's
+// directory descriptor is duplicated. One user at a time: the caller holds the pool's lock.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "alloc/arena_source.h"
+#include "alloc/nvram.h"
+#include "alloc/unique_fd.h"
+
+namespace btd {
+
+class FileArenas final : public ArenaSource {
+ public:
+  enum class Mode {
+    kShared,   // changes go to the files
+    kPrivate,  // changes stay in this process: for an offline check
+  };
+
+  // Makes `arena.0`; the directory has none. `base` asks for a place in address space; null: any.
+  // Errors: EEXIST; EINVAL the size; ENOSPC; EOPNOTSUPP the file system cannot reserve space.
+  static Result<std::unique_ptr<FileArenas>> create(int dirfd, std::uint64_t arena_bytes,
+                                                    std::uint32_t max_arenas,
+                                                    std::byte* base = nullptr);
+  // Opens what is there. Errors: ENOENT no `arena.0`; EUCLEAN a file has another size than the
+  // first.
+  static Result<std::unique_ptr<FileArenas>> open(int dirfd, std::uint32_t max_arenas, Mode mode,
+                                                  std::byte* base = nullptr);
+  ~FileArenas() override;
+  FileArenas(const FileArenas&) = delete;
+  FileArenas& operator=(const FileArenas&) = delete;
+
+  std::byte* base() override { return base_; }
+  [[nodiscard]] std::uint64_t arena_bytes() const override { return arena_bytes_; }
+  [[nodiscard]] std::uint32_t count() const override { return count_.load(); }
+  // ENOSPC the file system is full or all arenas are in use; EROFS in private mode.
+  Status extend() override;
+  Persist& persist() override { return *persist_; }
+  [[nodiscard]] const Nvram& nvram() const { return nvram_; }
+
+ private:
+  FileArenas(UniqueFd dir, std::uint64_t arena_bytes, std::uint32_t max_arenas, Mode mode);
+  Status reserve_window(std::byte* base);
+  Status attach(int fd);
+  Status make_file(const std::string& name);
+
+  const UniqueFd dir_;
+  const std::uint64_t arena_bytes_;
+  const std::uint32_t max_arenas_;
+  const Mode mode_;
+  std::byte* base_ = nullptr;
+  std::atomic<std::uint32_t> count_{0};
+  Nvram nvram_;
+  std::optional<Persist> persist_;  // chosen by the first mapping
+};
+
+}  // namespace btd
