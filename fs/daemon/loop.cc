@@ -1,0 +1,219 @@
+#include "fs/daemon/loop.h"
+
+#define FUSE_USE_VERSION 318
+#include <fuse_lowlevel.h>
+#include <poll.h>
+#include <spdlog/spdlog.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "fs/daemon/protocol.h"
+#include "fs/daemon/request.h"
+
+namespace btd {
+
+namespace {
+
+constexpr unsigned kBacklog = 16;        // requests in a row without a wait that call for help
+constexpr std::uint32_t kSetSize = 8;    // in the first word of a SETATTR
+constexpr std::size_t kAlignment = 4096;
+
+bool has_no_reply(std::uint32_t opcode) {
+  return opcode == proto::kForget || opcode == proto::kBatchForget || opcode == proto::kInterrupt;
+}
+
+}  // namespace
+
+// One serving thread: its buffer and its slot.
+class RequestLoop::Worker {
+ public:
+  explicit Worker(RequestLoop& loop)
+      : loop_(loop),
+        bytes_((loop.options_.buffer_bytes + kAlignment - 1) & ~(kAlignment - 1)),
+        buffer_(static_cast<char*>(std::aligned_alloc(kAlignment, bytes_))),
+        slot_(loop.state_.claim_slot()) {}
+  ~Worker() {
+    if (slot_) loop_.state_.give_back_slot(*slot_);
+    std::free(buffer_);
+  }
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+
+  [[nodiscard]] bool usable() const { return slot_.has_value() && buffer_ != nullptr; }
+  [[nodiscard]] const proto::InHeader& header() const {
+    return *reinterpret_cast<const proto::InHeader*>(buffer_);
+  }
+  [[nodiscard]] bool resent() const { return (header().unique & proto::kUniqueResent) != 0; }
+
+  enum class Got { kRequest, kNothing, kEnd };
+
+  Got read_now() {
+    for (;;) {
+      const ssize_t n = ::read(loop_.fuse_fd_, buffer_, bytes_);
+      if (n >= static_cast<ssize_t>(sizeof(proto::InHeader))) {
+        size_ = static_cast<std::size_t>(n);
+        return Got::kRequest;
+      }
+      if (n < 0 && errno == EAGAIN) return Got::kNothing;
+      if (n < 0 && (errno == EINTR || errno == ENOENT)) continue;
+      if (n < 0 && errno != ENODEV) spdlog::error("reading /dev/fuse: {}", strerrordesc_np(errno));
+      return Got::kEnd;
+    }
+  }
+
+  Got wait() {
+    if (loop_.options_.spin_us != 0 && served_) {
+      const std::uint64_t until = monotonic_ns() + loop_.options_.spin_us * 1000ULL;
+      do {
+        if (const Got got = read_now(); got != Got::kNothing) return got;
+      } while (monotonic_ns() < until);
+    }
+    for (;;) {
+      pollfd fds[2] = {{loop_.fuse_fd_, POLLIN, 0}, {loop_.wake_.get(), POLLIN, 0}};
+      if (poll(fds, 2, -1) < 0 && errno != EINTR) return Got::kEnd;
+      if (loop_.stopping_.load()) return Got::kEnd;
+      if (const Got got = read_now(); got != Got::kNothing) return got;
+    }
+  }
+
+  void execute() {
+    const proto::InHeader& in = header();
+    const std::uint64_t unique = in.unique & ~proto::kUniqueResent;
+    CurrentRequest& current = current_request();
+    if (has_no_reply(in.opcode)) {
+      current = {};
+      process();
+      return;
+    }
+    current.slot = *slot_;
+    current.tag = {loop_.state_.header().session, unique, *slot_};
+    current.resent = resent();
+    loop_.state_.begin(*slot_, unique);
+    process();
+    loop_.state_.end(*slot_);
+  }
+
+  // The slot that was executing this request goes on with it, so that its records stay together.
+  void execute_resent() {
+    if (const auto slot = loop_.state_.adopt(header().unique & ~proto::kUniqueResent)) {
+      loop_.state_.give_back_slot(*slot_);
+      slot_ = slot;
+    }
+    execute();
+  }
+
+  // Whether the request may keep its thread for long.
+  [[nodiscard]] bool may_take_long() const {
+    switch (header().opcode) {
+      case proto::kRead:
+      case proto::kWrite:
+      case proto::kFsync:
+      case proto::kFallocate:
+      case proto::kCopyFileRange:
+      case proto::kCopyFileRange64:
+      case proto::kBatchForget: return true;
+      case proto::kSetattr: {
+        std::uint32_t valid = 0;
+        std::memcpy(&valid, buffer_ + sizeof(proto::InHeader), sizeof valid);
+        return (valid & kSetSize) != 0;
+      }
+      case proto::kRelease: {
+        const auto entry = loop_.state_.find(header().nodeid);
+        return entry && (entry->flags & kStateOrphan) != 0;
+      }
+      default: return false;
+    }
+  }
+
+  void run() {
+    while (!loop_.stopping_.load()) {
+      std::unique_lock lead(loop_.lead_);
+      unsigned in_a_row = 0;
+      while (lead.owns_lock()) {
+        if (loop_.stopping_.load()) return;
+        Got got = read_now();
+        in_a_row = got == Got::kRequest ? in_a_row + 1 : 0;
+        if (got == Got::kNothing) got = wait();
+        if (got == Got::kEnd) {
+          lead.unlock();
+          loop_.stop();
+          std::call_once(loop_.ended_once_, loop_.ended_);
+          return;
+        }
+        if (may_take_long() || in_a_row >= kBacklog) lead.unlock();
+        execute();
+        served_ = true;
+      }
+    }
+  }
+
+ private:
+  void process() {
+    fuse_buf buf{};
+    buf.mem = buffer_;
+    buf.size = size_;
+    fuse_session_process_buf(loop_.session_, &buf);
+  }
+
+  RequestLoop& loop_;
+  std::size_t bytes_;
+  char* buffer_;
+  std::optional<std::uint32_t> slot_;
+  std::size_t size_ = 0;
+  bool served_ = false;
+};
+
+RequestLoop::RequestLoop(fuse_session* session, int fuse_fd, StateTable& state,
+                         const Options& options, std::function<void()> ended)
+    : options_(options),
+      session_(session),
+      fuse_fd_(fuse_fd),
+      state_(state),
+      ended_(std::move(ended)),
+      wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+
+RequestLoop::~RequestLoop() {
+  stop();
+  join();
+}
+
+void RequestLoop::execute_resent(const std::function<void()>& settled) {
+  Worker worker(*this);
+  for (;;) {
+    const auto got = worker.usable() ? worker.read_now() : Worker::Got::kNothing;
+    if (got == Worker::Got::kRequest && has_no_reply(worker.header().opcode)) {
+      worker.execute();
+    } else if (got == Worker::Got::kRequest && worker.resent()) {
+      worker.execute_resent();
+    } else {
+      state_.forget_earlier_requests();
+      settled();
+      if (got == Worker::Got::kRequest) worker.execute();
+      return;  // the end of the connection shows again at the next read
+    }
+  }
+}
+
+void RequestLoop::start() {
+  for (unsigned i = 0; i < options_.threads; ++i)
+    threads_.emplace_back([this] {
+      Worker worker(*this);
+      if (worker.usable()) worker.run();
+    });
+}
+
+void RequestLoop::stop() {
+  stopping_.store(true);
+  const std::uint64_t one = 1;
+  (void)!write(wake_.get(), &one, sizeof one);
+}
+
+void RequestLoop::join() {
+  for (std::thread& thread : threads_)
+    if (thread.joinable()) thread.join();
+}
+
+}  // namespace btd

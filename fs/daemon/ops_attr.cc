@@ -1,0 +1,116 @@
+// Handlers of attributes and of the file system as a whole.
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include "fs/daemon/server.h"
+#include "fs/daemon/space.h"
+
+namespace btd {
+
+namespace {
+
+void reply_attributes(fuse_req_t req, const Inode& inode) {
+  auto st = attributes(server(req), inode);
+  if (!st) return reply_error(req, st.error().code);
+  fuse_reply_attr(req, &*st, attr_timeout(inode));
+}
+
+void getattr(fuse_req_t req, fuse_ino_t id, fuse_file_info*) {
+  Server& s = server(req);
+  const RequestScope scope(s.metrics, s.state.header(), proto::kGetattr, id, "");
+  if (is_virtual(id)) {
+    const auto st = s.virtual_tree->attributes(id);
+    if (!st) return reply_error(req, ENOENT);
+    fuse_reply_attr(req, &*st, 0);
+    return;
+  }
+  auto inode = s.names.get(id);
+  if (!inode) return reply_error(req, inode.error().code);
+  reply_attributes(req, *inode);
+}
+
+timespec chosen_time(int to_set, unsigned set, unsigned now, const timespec& given) {
+  if ((static_cast<unsigned>(to_set) & now) != 0) return {0, UTIME_NOW};
+  if ((static_cast<unsigned>(to_set) & set) != 0) return given;
+  return {0, UTIME_OMIT};
+}
+
+// The part of a change that the row of the inode takes; a file's times are its backing file's.
+AttrChange row_change(const Inode& inode, const struct stat& attr, int to_set, const timespec* times) {
+  AttrChange change;
+  const auto set = static_cast<unsigned>(to_set);
+  if ((set & FUSE_SET_ATTR_MODE) != 0) change.mode = attr.st_mode & 07777U;
+  if ((set & FUSE_SET_ATTR_UID) != 0) change.uid = attr.st_uid;
+  if ((set & FUSE_SET_ATTR_GID) != 0) change.gid = attr.st_gid;
+  change.clear_suid =
+      (set & FUSE_SET_ATTR_KILL_SUID) != 0 && (inode.mode & (S_ISUID | S_ISGID)) != 0;
+  if (inode.is_file()) return change;
+  const auto row_time = [](const timespec& t) -> std::optional<Timestamp> {
+    if (t.tv_nsec == UTIME_OMIT) return std::nullopt;
+    return t.tv_nsec == UTIME_NOW ? Timestamp::now() : Timestamp::from(t);
+  };
+  change.atime = row_time(times[0]);
+  change.mtime = row_time(times[1]);
+  return change;
+}
+
+bool changes_row(const AttrChange& change) {
+  return change.mode || change.uid || change.gid || change.atime || change.mtime ||
+         change.clear_suid;
+}
+
+Status change_file(Server& s, const Inode& inode, const struct stat& attr, int to_set,
+                   const timespec* times) {
+  if ((to_set & FUSE_SET_ATTR_SIZE) != 0) {
+    BTD_ASSIGN(const SharedFd fd, s.files.descriptor(inode.id));
+    BTD_TRY(space::resize(fd->get(), attr.st_size, (inode.flags & kInodeSparse) != 0));
+  }
+  if (times[0].tv_nsec == UTIME_OMIT && times[1].tv_nsec == UTIME_OMIT) return {};
+  return s.backing().set_times(inode.id, times);
+}
+
+// Every step is idempotent, and the row changes last: a request sent again does all of it again
+// unless the row shows that nothing is left to do.
+void setattr(fuse_req_t req, fuse_ino_t id, struct stat* attr, int to_set, fuse_file_info*) {
+  Server& s = server(req);
+  const RequestScope scope(s.metrics, s.state.header(), proto::kSetattr, id, "");
+  if (is_virtual(id)) return reply_error(req, EPERM);
+  auto inode = s.names.get(id);
+  if (!inode) return reply_error(req, inode.error().code);
+  if (earlier(s)) return reply_attributes(req, *inode);
+  const timespec times[2] = {
+      chosen_time(to_set, FUSE_SET_ATTR_ATIME, FUSE_SET_ATTR_ATIME_NOW, attr->st_atim),
+      chosen_time(to_set, FUSE_SET_ATTR_MTIME, FUSE_SET_ATTR_MTIME_NOW, attr->st_mtim)};
+  if (inode->is_file()) {
+    if (auto done = change_file(s, *inode, *attr, to_set, times); !done)
+      return reply_error(req, done.error().code);
+  } else if ((to_set & FUSE_SET_ATTR_SIZE) != 0) {
+    return reply_error(req, inode->is_dir() ? EISDIR : EINVAL);
+  }
+  const AttrChange change = row_change(*inode, *attr, to_set, times);
+  if (changes_row(change)) {
+    inode = s.names.change(id, change, current_request().tag);
+    if (!inode) return reply_error(req, inode.error().code);
+  }
+  scope.reached(KillPoint::kCommitted);
+  reply_attributes(req, *inode);
+}
+
+void statfs(fuse_req_t req, fuse_ino_t id) {
+  Server& s = server(req);
+  const RequestScope scope(s.metrics, s.state.header(), proto::kStatfs, id, "");
+  auto st = s.backing().statfs();
+  if (!st) return reply_error(req, st.error().code);
+  st->f_namemax = Namespace::kNameMax;
+  fuse_reply_statfs(req, &*st);
+}
+
+}  // namespace
+
+void install_attr_ops(fuse_lowlevel_ops& ops) {
+  ops.getattr = getattr;
+  ops.setattr = setattr;
+  ops.statfs = statfs;
+}
+
+}  // namespace btd

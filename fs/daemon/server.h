@@ -1,0 +1,82 @@
+// Server: what the request handlers share, and the few helpers that all of them use. The handlers
+// themselves are plain functions in ops_*.cc, installed into libfuse's table.
+//
+// Life of a changing request: receive (slot begins) -> one commit with the request's tag -> counts
+// -> reply -> slot ends. A request that is sent again after the worker died takes its counts back
+// (StateTable::adopt), finds its outcome if it was committed (earlier()), and replies from that.
+// Thread-safety: immutable after start, except for the parts that say so themselves.
+#pragma once
+
+#define FUSE_USE_VERSION 318
+#include <fuse_lowlevel.h>
+
+#include <atomic>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "fs/daemon/daemon.h"
+#include "fs/daemon/files.h"
+#include "fs/daemon/request.h"
+#include "fs/daemon/virtual_tree.h"
+#include "fs/pool/pool.h"
+
+namespace btd {
+
+// How long the kernel may keep what it knows. There is one node, and every change of a name or of
+// an attribute goes through this mount, so names (absent ones too) and most attributes never go
+// stale by themselves. A file's blocks and times change by stores into a mapping, unseen by all:
+// one second is what a network file system would give.
+inline constexpr double kForever = 365.0 * 86400.0;
+inline constexpr double kFileAttrTimeout = 1.0;
+
+struct Server {
+  const WorkerArgs& args;
+  Pool& pool;
+  Namespace& names;
+  StateTable& state;
+  FileTable& files;
+  Metrics& metrics;
+  VirtualTree* virtual_tree = nullptr;
+  std::string passthrough_reason;  // why there is none; empty if there is
+  bool over_io_uring = false;
+  std::string transport_note;      // what became of a request for io_uring
+  unsigned protocol_minor = 0;
+  std::uint64_t started_ns = 0;    // monotonic, of this worker
+
+  [[nodiscard]] const BackingStore& backing() const { return pool.backing(); }
+};
+
+inline Server& server(fuse_req_t req) { return *static_cast<Server*>(fuse_req_userdata(req)); }
+
+inline bool is_virtual(InodeId id) { return id >= kFirstVirtualId; }
+// The one name in the root that is not the namespace's.
+inline bool is_reserved(InodeId parent, const char* name) {
+  return parent == kRootId && name[0] == '.' && std::string_view(name) == ".btd";
+}
+
+// What an earlier worker made of this request, if it committed it.
+std::optional<Outcome> earlier(const Server& s);
+
+void reply_error(fuse_req_t req, int code);
+inline void reply_ok(fuse_req_t req) { reply_error(req, 0); }
+
+// The attributes of `inode`. A regular file's come from its backing file: `backing`, or looked up.
+Result<struct stat> attributes(const Server& s, const Inode& inode,
+                               const struct stat* backing = nullptr);
+[[nodiscard]] double attr_timeout(const Inode& inode);
+// Fills an entry and counts one lookup in the current request's slot (not if `counted`).
+Result<fuse_entry_param> make_entry(Server& s, const Inode& inode,
+                                    const struct stat* backing = nullptr);
+void reply_entry(fuse_req_t req, const RequestScope& scope, const Inode& inode,
+                 const struct stat* backing = nullptr);
+// Drops setuid and setgid as a write by an unprivileged user does, where they are set.
+Status drop_privilege_bits(Server& s, InodeId id);
+
+void install_name_ops(fuse_lowlevel_ops& ops);
+void install_attr_ops(fuse_lowlevel_ops& ops);
+void install_xattr_ops(fuse_lowlevel_ops& ops);
+void install_dir_ops(fuse_lowlevel_ops& ops);
+void install_data_ops(fuse_lowlevel_ops& ops);
+
+}  // namespace btd

@@ -1,0 +1,55 @@
+// VirtualTree: the directory /.btd, whose files tell what the daemon is and does.
+// It holds no inode of the namespace; ids from kFirstVirtualId on are its own and constant.
+// Thread-safety: any thread.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "fs/namespace/inode.h"
+
+namespace btd {
+
+struct Server;
+
+class VirtualTree {
+ public:
+  static constexpr InodeId kDir = kFirstVirtualId;
+  static constexpr InodeId kStatus = kDir + 1, kStatusJson = kDir + 2, kTrace = kDir + 3;
+  struct Name {
+    std::string_view name;
+    InodeId id;
+  };
+  static constexpr std::array<Name, 3> kNames = {
+      {{"status", kStatus}, {"status.json", kStatusJson}, {"trace", kTrace}}};
+  // As many snapshots are kept for open files; more opens read a fresh text at each call.
+  static constexpr std::size_t kMaxSnapshots = 64;
+
+  explicit VirtualTree(const Server& server) : server_(server) {}
+
+  static std::optional<InodeId> lookup(std::string_view name);
+  [[nodiscard]] std::optional<struct stat> attributes(InodeId id) const;
+  // Takes a snapshot of the text; the handle names it until release().
+  std::uint64_t open(InodeId id);
+  void release(std::uint64_t handle);
+  // The text as it was at open; as it is now if an earlier worker had taken the snapshot.
+  std::shared_ptr<const std::string> text(InodeId id, std::uint64_t handle);
+
+ private:
+  [[nodiscard]] std::string render(InodeId id) const;
+
+  const Server& server_;
+  std::mutex mutex_;
+  std::uint64_t next_ = 1;
+  std::map<std::uint64_t, std::shared_ptr<const std::string>> snapshots_;
+};
+
+}  // namespace btd
