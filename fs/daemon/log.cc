@@ -1,6 +1,5 @@
 #include "fs/daemon/log.h"
 
-#define FUSE_USE_VERSION 318
 #include <fuse_log.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/sinks/syslog_sink.h>

@@ -1,6 +1,5 @@
 #include "fs/daemon/loop.h"
 
-#define FUSE_USE_VERSION 318
 #include <fuse_lowlevel.h>
 #include <poll.h>
 #include <spdlog/spdlog.h>

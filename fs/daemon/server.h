@@ -7,7 +7,6 @@
 // Thread-safety: immutable after start, except for the parts that say so themselves.
 #pragma once
 
-#define FUSE_USE_VERSION 318
 #include <fuse_lowlevel.h>
 
 #include <atomic>

@@ -1,0 +1,39 @@
+// Mounting and unmounting, for root by mount(2) and for others through fusermount3.
+// The supervisor alone uses it. No descriptor made here survives an exec.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "alloc/result.h"
+#include "alloc/unique_fd.h"
+
+namespace btd {
+
+struct MountRequest {
+  std::string source;      // what mount(8) and df show: the pool
+  std::string mountpoint;  // absolute
+  bool allow_other = true;
+  bool read_only = false;
+  std::vector<std::string> options;  // as of mount(8)
+};
+
+// Checks the options. Errors: EINVAL with the option that is not known.
+Status check_mount_options(const std::vector<std::string>& options);
+
+// Mounts; the value is the connection, non-blocking.
+Result<UniqueFd> mount_fuse(const MountRequest& request);
+
+// The kernel's INIT request, as bytes. Waits for it: it is sent by the mount itself.
+Result<std::string> read_init(int fuse_fd);
+
+// Errors: EBUSY somebody uses it. `lazy`: detach now, end when the last user has gone.
+Status unmount_fuse(const std::string& mountpoint, bool lazy);
+
+// The number of a mount's connection in /sys/fs/fuse/connections; 0 if it cannot be told.
+unsigned connection_number(const std::string& mountpoint);
+
+// Ends the connection by fusectl if that is mounted; else closing the descriptor has to do.
+void abort_connection(unsigned number);
+
+}  // namespace btd

@@ -1,0 +1,475 @@
+// The supervisor: mounts, keeps what must outlive a worker (/dev/fuse, the pool's lock, the state
+// memfd), and replaces the worker whenever it dies. It never touches its own mount; it sleeps in
+// one poll without a timeout. Single-threaded, but for the thread in which it unmounts.
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <climits>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+#include "fs/daemon/control.h"
+#include "fs/daemon/daemon.h"
+#include "fs/daemon/log.h"
+#include "fs/daemon/metrics.h"
+#include "fs/daemon/mounting.h"
+#include "fs/daemon/state_table.h"
+#include "fs/pool/pool.h"
+
+namespace btd {
+
+namespace {
+
+// So many deaths in such a time, none of the workers having served anything: there is no hope.
+constexpr unsigned kMaxFutileDeaths = 10;
+constexpr std::uint64_t kFutileWindowNs = 30'000'000'000;
+
+std::string describe(const Error& error) {
+  return error.message.empty() ? strerrordesc_np(error.code) : error.message;
+}
+
+Result<std::string> absolute(const std::string& path, const char* what) {
+  char* resolved = realpath(path.c_str(), nullptr);
+  if (resolved == nullptr)
+    return fail(errno, std::string("the ") + what + " " + path +
+                           " cannot be used: " + strerrordesc_np(errno));
+  std::string result(resolved);
+  std::free(resolved);
+  return result;
+}
+
+class Supervisor {
+ public:
+  Supervisor(const MountOptions& options, std::function<void()> ready)
+      : options_(options), tell_ready_(std::move(ready)) {}
+
+  ~Supervisor() {
+    if (unmounter_.joinable()) unmounter_.join();
+    if (header_ != nullptr) munmap(header_, sizeof(StateHeader));
+  }
+
+  Result<int> run() {
+    BTD_TRY(check_mount_options(options_.kernel_options));
+    BTD_TRY(set_log_level(options_.log_level));
+    BTD_ASSIGN(options_.pool, absolute(options_.pool, "pool"));
+    BTD_ASSIGN(options_.mountpoint, absolute(options_.mountpoint, "mount point"));
+    BTD_ASSIGN(PoolLock lock, PoolLock::acquire(options_.pool));
+    lock_fd_ = lock.fd();
+    BTD_TRY(prepare());
+    BTD_TRY(start_worker(false));
+    while (!done_) {
+      wait_for_events();
+      if (start_error_) return std::unexpected(*start_error_);
+    }
+    return exit_code_;
+  }
+
+ private:
+  Status prepare() {
+    std::uint64_t session = 0;
+    while (session == 0)
+      if (getrandom(&session, sizeof session, 0) != sizeof session) return fail(errno);
+    BTD_ASSIGN(const int fd, StateTable::create_memfd(session));
+    state_fd_.reset(fd);
+    void* page = mmap(nullptr, sizeof(StateHeader), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (page == MAP_FAILED) return fail(errno, "cannot map the worker's state");
+    header_ = static_cast<StateHeader*>(page);
+    sigset_t set;
+    sigemptyset(&set);
+    for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR2}) sigaddset(&set, signal);
+    sigprocmask(SIG_BLOCK, &set, nullptr);
+    signal(SIGPIPE, SIG_IGN);
+    signals_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+    unmounted_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!signals_ || !unmounted_) return fail(errno, "cannot make descriptors for signals");
+    return {};
+  }
+
+  // --- the worker --------------------------------------------------------------------------------
+
+  WorkerArgs worker_args(int control_fd) const {
+    WorkerArgs args;
+    args.pool = options_.pool;
+    args.mountpoint = options_.mountpoint;
+    args.log_level = options_.log_level;
+    args.version = options_.version;
+    args.foreground = options_.foreground;
+    args.io_uring = options_.io_uring;
+    args.passthrough = options_.passthrough;
+    args.threads = options_.threads;
+    args.spin_us = options_.spin_us;
+    args.idle_ids = options_.idle_ids;
+    args.control_fd = control_fd;
+    args.lock_fd = lock_fd_;
+    args.state_fd = state_fd_.get();
+    args.supervisor_pid = getpid();
+    return args;
+  }
+
+  // `upgrade`: the program that is on the disk now, not the one that this process runs.
+  static std::string worker_program(bool upgrade) {
+    const std::string self = "/proc/self/exe";
+    if (!upgrade) return self;
+    char path[PATH_MAX];
+    const ssize_t n = readlink(self.c_str(), path, sizeof path);
+    if (n <= 0) return self;
+    std::string name(path, static_cast<std::size_t>(n));
+    if (const std::string gone = " (deleted)"; name.ends_with(gone))
+      name.resize(name.size() - gone.size());
+    return access(name.c_str(), X_OK) == 0 ? name : self;
+  }
+
+  // Between fork and exec only async-signal-safe calls are made, so all is prepared before.
+  Status start_worker(bool upgrade) {
+    BTD_ASSIGN(auto pair, control_pair());
+    const int theirs = pair.second.get();
+    std::string program = worker_program(upgrade);
+    std::string name = "btd", command = "worker", argument = worker_args(theirs).to_argument();
+    char* argv[] = {name.data(), command.data(), argument.data(), nullptr};
+    requests_at_start_ = requests();
+    const pid_t pid = fork();
+    if (pid < 0) return fail(errno, "cannot start the worker");
+    if (pid == 0) {
+      for (int fd : {theirs, lock_fd_, state_fd_.get()}) fcntl(fd, F_SETFD, 0);
+      sigset_t none;
+      sigemptyset(&none);
+      sigprocmask(SIG_SETMASK, &none, nullptr);
+      execv(program.c_str(), argv);
+      if (upgrade) execv("/proc/self/exe", argv);
+      _exit(127);
+    }
+    worker_ = pid;
+    control_ = std::move(pair.first);
+    worker_died_.reset(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+    if (!worker_died_) return fail(errno, "the kernel has no pidfd_open; it must be 5.3 or newer");
+    if (fuse_fd_) (void)send_control(control_.get(), Word::kServe, 0, {}, fuse_fd_.get());
+    return {};
+  }
+
+  std::uint64_t requests() const {
+    return std::atomic_ref<std::uint64_t>(header_->requests).load(std::memory_order_relaxed);
+  }
+
+  // The first worker has the pool open, so there is something to mount.
+  Status mount_now() {
+    MountRequest request;
+    request.source = options_.pool;
+    request.mountpoint = options_.mountpoint;
+    request.allow_other = options_.allow_other;
+    request.read_only = options_.read_only;
+    request.options = options_.kernel_options;
+    BTD_ASSIGN(fuse_fd_, mount_fuse(request));
+    connection_ = connection_number(options_.mountpoint);
+    auto init = read_init(fuse_fd_.get());
+    if (!init || init->size() > kMaxInit) {
+      detach();
+      return init ? fail(EPROTO, "the kernel's INIT is too long; update this program")
+                  : Status(std::unexpected(init.error()));
+    }
+    std::memcpy(header_->init, init->data(), init->size());
+    header_->init_bytes = static_cast<std::uint32_t>(init->size());
+    return send_control(control_.get(), Word::kServe, 0, {}, fuse_fd_.get());
+  }
+
+  void worker_said(const ControlMessage& message) {
+    switch (message.word) {
+      case Word::kPoolOpen:
+        if (!fuse_fd_)
+          if (auto mounted = mount_now(); !mounted) fail_start(mounted.error());
+        break;
+      case Word::kReady: worker_ready(); break;
+      case Word::kFailed: worker_error_ = Error{message.code, message.text}; break;
+      case Word::kEnded: connection_ended_ = true; break;
+      default: break;
+    }
+  }
+
+  void worker_ready() {
+    spdlog::debug("worker {} serves {}", worker_, options_.mountpoint);
+    if (announced_) return;
+    announced_ = true;
+    spdlog::info("{} is mounted on {}", options_.pool, options_.mountpoint);
+    sd_notifyf(0, "READY=1\nSTATUS=%s is mounted on %s\nMAINPID=%d", options_.pool.c_str(),
+               options_.mountpoint.c_str(), getpid());
+    tell_ready_();
+  }
+
+  void fail_start(const Error& error) {
+    start_error_ = error;
+    detach();
+    (void)send_control(control_.get(), Word::kStop);
+    while (waitpid(worker_, nullptr, 0) < 0 && errno == EINTR) {
+    }
+  }
+
+  void reap_worker() {
+    int status = 0;
+    while (auto message = receive_control(control_.get(), false)) worker_said(*message);
+    while (waitpid(worker_, &status, 0) < 0 && errno == EINTR) {
+    }
+    worker_died_.reset();
+    control_.reset();
+    const bool clean = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    if (!announced_) {
+      start_error_ = worker_error_ ? *worker_error_
+                                   : Error{EIO, "the worker died before it could serve; see the log"};
+      detach();
+      return;
+    }
+    if (connection_ended_ || stopping_) return end(clean);
+    if (upgrading_ && clean) {
+      spdlog::info("replacing the worker as asked");
+      upgrading_ = false;
+      return restart(true);
+    }
+    upgrading_ = false;
+    worker_died(status);
+  }
+
+  void worker_died(int status) {
+    const std::string how =
+        WIFSIGNALED(status) ? std::string("was killed by signal ") + sigabbrev_np(WTERMSIG(status))
+                            : "exited with code " + std::to_string(WEXITSTATUS(status));
+    header_->restarts++;
+    if (options_.io_uring) {
+      spdlog::critical("the worker {}; over io_uring its requests are lost, so the mount ends. "
+                       "Mount without -o io_uring to survive this", how);
+      return give_up();
+    }
+    const std::uint64_t now = monotonic_ns();
+    if (requests() != requests_at_start_ || now - first_futile_death_ > kFutileWindowNs) {
+      futile_deaths_ = 0;
+      first_futile_death_ = now;
+    }
+    if (++futile_deaths_ >= kMaxFutileDeaths) {
+      spdlog::critical("the worker {} for the {}th time without serving anything{}; the mount ends. "
+                       "Run 'btd check {}'", how, futile_deaths_,
+                       worker_error_ ? " (" + worker_error_->message + ")" : "", options_.pool);
+      return give_up();
+    }
+    spdlog::error("the worker {}; starting another", how);
+    restart(false);
+  }
+
+  void restart(bool upgrade) {
+    worker_error_.reset();
+    if (auto started = start_worker(upgrade); !started) {
+      spdlog::critical("cannot start a worker: {}; the mount ends", describe(started.error()));
+      give_up();
+    }
+  }
+
+  // --- the end -----------------------------------------------------------------------------------
+
+  void detach() {
+    if (!fuse_fd_) return;
+    abort_connection(connection_);
+    fuse_fd_.reset();  // the last descriptor: the kernel fails what is waiting
+    (void)unmount_fuse(options_.mountpoint, true);
+  }
+
+  void give_up() {
+    detach();
+    sd_notify(0, "STATUS=the worker cannot serve; the mount has ended");
+    done_ = true;
+    exit_code_ = 1;
+  }
+
+  void end(bool clean) {
+    if (!connection_ended_) detach();
+    spdlog::info("{} is unmounted", options_.mountpoint);
+    done_ = true;
+    exit_code_ = clean ? 0 : 1;
+  }
+
+  // Unmounting may wait for the worker, so it happens beside the loop that keeps one alive.
+  void begin_unmount() {
+    if (unmounter_.joinable()) return;
+    sd_notify(0, "STOPPING=1");
+    unmounter_ = std::thread([this] {
+      const auto done = unmount_fuse(options_.mountpoint, false);
+      unmount_error_ = done ? 0 : done.error().code;
+      const std::uint64_t one = 1;
+      (void)!write(unmounted_.get(), &one, sizeof one);
+    });
+  }
+
+  void unmount_result() {
+    std::uint64_t count = 0;
+    (void)!read(unmounted_.get(), &count, sizeof count);
+    unmounter_.join();
+    // Once unmounted, the worker sees the connection end, closes the pool and says so.
+    if (unmount_error_ == 0) return;
+    if (unmount_error_ == EBUSY) {
+      spdlog::warn("{} is busy: a program has a file or its working directory there. Still serving; "
+                   "end that program (see 'fuser -vm {}') and stop again, or stop twice to detach",
+                   options_.mountpoint, options_.mountpoint);
+      sd_notifyf(0, "STATUS=%s is busy; not unmounted", options_.mountpoint.c_str());
+      refused_once_ = true;
+      return;
+    }
+    spdlog::error("cannot unmount {}: {}", options_.mountpoint, strerrordesc_np(unmount_error_));
+    stop_worker();  // it is not mounted there any more
+  }
+
+  void stop_worker() {
+    stopping_ = true;
+    (void)send_control(control_.get(), Word::kStop);
+  }
+
+  void stop_asked() {
+    if (!announced_) return fail_start(Error{EINTR, "interrupted"});
+    if (!refused_once_) return begin_unmount();
+    spdlog::warn("detaching {} although it is busy", options_.mountpoint);
+    (void)unmount_fuse(options_.mountpoint, true);
+    stop_worker();
+  }
+
+  // --- events ------------------------------------------------------------------------------------
+
+  void handle_signal() {
+    signalfd_siginfo info{};
+    if (read(signals_.get(), &info, sizeof info) != sizeof info) return;
+    switch (static_cast<int>(info.ssi_signo)) {
+      case SIGTERM:
+      case SIGINT: stop_asked(); break;
+      case SIGHUP: reload(); break;
+      case SIGUSR2:
+        if (!announced_ || upgrading_ || stopping_) break;
+        if (options_.io_uring) {
+          spdlog::warn("a worker over io_uring cannot be replaced; unmount and mount again");
+          break;
+        }
+        upgrading_ = true;
+        (void)send_control(control_.get(), Word::kStop);
+        break;
+      default: break;
+    }
+  }
+
+  void reload() {
+    if (!options_.reload_log_level) return;
+    const std::string level = options_.reload_log_level();
+    if (auto set = set_log_level(level); !set) {
+      spdlog::error("{}", set.error().message);
+      return;
+    }
+    options_.log_level = level;
+    (void)send_control(control_.get(), Word::kLogLevel, 0, level);
+  }
+
+  void wait_for_events() {
+    pollfd fds[4] = {{worker_died_.get(), POLLIN, 0},
+                     {control_.get(), POLLIN, 0},
+                     {signals_.get(), POLLIN, 0},
+                     {unmounted_.get(), POLLIN, 0}};
+    if (poll(fds, 4, -1) < 0) return;
+    if (fds[0].revents != 0) return reap_worker();
+    if (fds[1].revents != 0) {
+      if (auto message = receive_control(control_.get(), false)) {
+        worker_said(*message);
+      } else if (message.error().code != EAGAIN) {
+        control_.reset();  // it is dying; its pidfd says when it is dead
+      }
+    }
+    if (start_error_) return;
+    if (fds[2].revents != 0) handle_signal();
+    if (fds[3].revents != 0) unmount_result();
+  }
+
+  MountOptions options_;
+  std::function<void()> tell_ready_;
+  int lock_fd_ = -1;
+  UniqueFd state_fd_, fuse_fd_, signals_, control_, worker_died_, unmounted_;
+  StateHeader* header_ = nullptr;
+  pid_t worker_ = 0;
+  unsigned connection_ = 0;
+  std::uint64_t requests_at_start_ = 0, first_futile_death_ = 0;
+  unsigned futile_deaths_ = 0;
+  std::optional<Error> worker_error_, start_error_;
+  std::thread unmounter_;
+  int unmount_error_ = 0;  // written by unmounter_ before it signals
+  bool announced_ = false, connection_ended_ = false, stopping_ = false, upgrading_ = false;
+  bool refused_once_ = false, done_ = false;
+  int exit_code_ = 0;
+};
+
+// What the background process tells the one that the user started.
+struct Report {
+  std::int32_t code;
+  std::uint32_t length;
+  char text[480];
+};
+
+void send_report(int fd, int code, const std::string& text) {
+  Report report{};
+  report.code = code;
+  report.length = static_cast<std::uint32_t>(std::min(text.size(), sizeof report.text));
+  std::copy_n(text.data(), report.length, report.text);
+  (void)!write(fd, &report, sizeof report);
+}
+
+Result<int> wait_for_report(int fd) {
+  Report report{};
+  ssize_t n = 0;
+  do {
+    n = read(fd, &report, sizeof report);
+  } while (n < 0 && errno == EINTR);
+  if (n != sizeof report) return fail(EIO, "the supervisor died while it was starting; see syslog");
+  if (report.code == 0) return 0;
+  return fail(report.code, std::string(report.text, std::min<std::size_t>(report.length, 480)));
+}
+
+void redirect_standard_streams() {
+  const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+  for (int fd : {0, 1, 2}) dup2(null, fd);
+  if (null > 2) close(null);
+}
+
+[[noreturn]] void run_in_background(const MountOptions& options, int report_fd) {
+  setsid();
+  start_log("btd", false, options.log_level);
+  bool reported = false;
+  Supervisor supervisor(options, [&] {
+    send_report(report_fd, 0, {});
+    reported = true;
+    redirect_standard_streams();
+    (void)!chdir("/");
+    close(report_fd);
+  });
+  const auto result = supervisor.run();
+  if (!reported && !result) send_report(report_fd, result.error().code, describe(result.error()));
+  _exit(result ? *result : 1);
+}
+
+}  // namespace
+
+Result<int> run_supervisor(const MountOptions& options) {
+  if (options.foreground) {
+    start_log("btd", true, options.log_level);
+    Supervisor supervisor(options, [] {});
+    return supervisor.run();
+  }
+  int fds[2];
+  if (pipe2(fds, O_CLOEXEC) != 0) return fail(errno);
+  UniqueFd ours(fds[0]), theirs(fds[1]);
+  const pid_t pid = fork();
+  if (pid < 0) return fail(errno, "cannot start the supervisor");
+  if (pid == 0) run_in_background(options, theirs.release());
+  theirs.reset();
+  return wait_for_report(ours.get());
+}
+
+}  // namespace btd

@@ -1,0 +1,270 @@
+// The worker: opens the pool, takes the connection over from the supervisor, serves, and closes the
+// pool when it is told to stop or the connection ends. It may be killed at any instruction.
+#include <poll.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <sys/sysinfo.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "fs/daemon/control.h"
+#include "fs/daemon/log.h"
+#include "fs/daemon/loop.h"
+#include "fs/daemon/mounting.h"
+#include "fs/daemon/server.h"
+
+namespace btd {
+
+namespace {
+
+constexpr unsigned kMaxThreads = 32;  // leaves slots for the requests of earlier workers
+constexpr unsigned kMaxWrite = 1 << 20;
+constexpr std::size_t kHeaderRoom = 4096;
+constexpr unsigned kDefaultIdleIds = 4096;
+
+unsigned default_spin_us() { return get_nprocs() > 1 ? 50 : 0; }
+
+unsigned default_threads() {
+  return std::clamp(2U * static_cast<unsigned>(get_nprocs()), 4U, 16U);
+}
+
+// libfuse asks for the options of the connection while it answers INIT.
+void on_init(void* userdata, fuse_conn_info* conn) {
+  Server& s = *static_cast<Server*>(userdata);
+  s.protocol_minor = conn->proto_minor;
+  conn->no_interrupt = 1;
+  conn->max_write = std::min(conn->max_write, kMaxWrite);
+  conn->max_backing_stack_depth = FUSE_BACKING_STACKED_UNDER;
+  for (std::uint64_t wanted :
+       {FUSE_CAP_PASSTHROUGH, FUSE_CAP_HANDLE_KILLPRIV_V2, FUSE_CAP_NO_EXPORT_SUPPORT,
+        FUSE_CAP_PARALLEL_DIROPS, FUSE_CAP_ATOMIC_O_TRUNC, FUSE_CAP_NO_OPENDIR_SUPPORT,
+        FUSE_CAP_CACHE_SYMLINKS, FUSE_CAP_READDIRPLUS, FUSE_CAP_READDIRPLUS_AUTO})
+    fuse_set_feature_flag(conn, wanted);
+  for (std::uint64_t unwanted : {FUSE_CAP_WRITEBACK_CACHE, FUSE_CAP_SPLICE_READ,
+                                 FUSE_CAP_SPLICE_WRITE, FUSE_CAP_SPLICE_MOVE, FUSE_CAP_POSIX_ACL})
+    fuse_unset_feature_flag(conn, unwanted);
+  if (!s.args.io_uring) {
+    fuse_unset_feature_flag(conn, FUSE_CAP_OVER_IO_URING);
+    return;
+  }
+  s.over_io_uring = fuse_get_feature_flag(conn, FUSE_CAP_OVER_IO_URING);
+  if (!s.over_io_uring) {
+    s.transport_note =
+        "io_uring was asked for and the kernel does not offer it: "
+        "echo 1 > /sys/module/fuse/parameters/enable_uring, then mount again";
+    spdlog::warn("{}", s.transport_note);
+  }
+}
+
+fuse_session* new_session(Server& s) {
+  static fuse_lowlevel_ops ops{};
+  ops.init = on_init;
+  install_name_ops(ops);
+  install_attr_ops(ops);
+  install_xattr_ops(ops);
+  install_dir_ops(ops);
+  install_data_ops(ops);
+  std::string program = "btd", option = "-oio_uring";
+  char* argv[] = {program.data(), option.data(), nullptr};
+  fuse_args args = FUSE_ARGS_INIT(s.args.io_uring ? 2 : 1, argv);
+  fuse_session* session = fuse_session_new(&args, &ops, sizeof ops, &s);
+  fuse_opt_free_args(&args);
+  return session;
+}
+
+class Worker {
+ public:
+  explicit Worker(const WorkerArgs& args) : args_(args) {}
+
+  Result<int> run() {
+    BTD_TRY(prepare_signals());
+    if (auto opened = open_pool(); !opened) return give_up(opened.error());
+    BTD_TRY(send_control(args_.control_fd, Word::kPoolOpen));
+    BTD_ASSIGN(const bool connected, connect());
+    if (!connected) return finish();
+    if (auto started = start(); !started) return give_up(started.error());
+    if (supervised_ && !send_control(args_.control_fd, Word::kReady)) supervised_ = false;
+    watch();
+    return finish();
+  }
+
+ private:
+  // A worker ends when its supervisor says so; the signals of a terminal or of a service manager
+  // reach both, and the supervisor must unmount first.
+  Status prepare_signals() {
+    sigset_t set;
+    sigemptyset(&set);
+    for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR2, SIGPIPE}) sigaddset(&set, signal);
+    sigprocmask(SIG_SETMASK, &set, nullptr);
+    signals_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+    ended_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!signals_ || !ended_) return fail(errno, "cannot make descriptors for signals");
+    return {};
+  }
+
+  Status open_pool() {
+    BTD_ASSIGN(state_, StateTable::attach(args_.state_fd));
+    lock_fd_ = args_.lock_fd;
+    BTD_ASSIGN(pool_, Pool::open(args_.pool, PoolLock::inherited(lock_fd_)));
+    BTD_ASSIGN(names_, Namespace::open(pool_->meta()));
+    const unsigned idle = args_.idle_ids != 0 ? args_.idle_ids : kDefaultIdleIds;
+    files_ = std::make_unique<FileTable>(*state_, *names_, pool_->backing(), idle);
+    return {};
+  }
+
+  Result<int> give_up(const Error& error) {
+    spdlog::error("{}", error.message.empty() ? strerrordesc_np(error.code) : error.message);
+    (void)send_control(args_.control_fd, Word::kFailed, error.code, error.message);
+    return 1;
+  }
+
+  // Waits until the supervisor hands the connection over. False: it wants no worker after all.
+  Result<bool> connect() {
+    for (;;) {
+      auto message = receive_control(args_.control_fd, true);
+      if (!message || message->word == Word::kStop) return false;
+      if (message->word == Word::kLogLevel) (void)set_log_level(message->text);
+      if (message->word != Word::kServe) continue;
+      fuse_fd_ = message->fd.release();
+      return true;
+    }
+  }
+
+  Status start() {
+    server_ = std::make_unique<Server>(Server{args_, *pool_, *names_, *state_, *files_, metrics_});
+    virtual_tree_ = std::make_unique<VirtualTree>(*server_);
+    server_->virtual_tree = virtual_tree_.get();
+    server_->started_ns = monotonic_ns();
+    session_ = new_session(*server_);
+    const std::string device = "/dev/fd/" + std::to_string(fuse_fd_);
+    if (session_ == nullptr || fuse_session_mount(session_, device.c_str()) != 0)
+      return fail(EIO, "libfuse cannot take the connection over");
+    answer_init();
+    choose_data_path();
+    BTD_ASSIGN(const auto orphans, names_->orphans());
+    BTD_TRY(names_->collect_unnamed([this](InodeId id) { return pool_->backing().exists(id); },
+                                    [this](InodeId id) { return pool_->backing().remove(id); }));
+    RequestLoop::Options options;
+    options.threads =
+        std::min(args_.threads != 0 ? args_.threads : default_threads(), kMaxThreads);
+    options.spin_us =
+        args_.spin_us >= 0 ? static_cast<unsigned>(args_.spin_us) : default_spin_us();
+    options.buffer_bytes = kMaxWrite + kHeaderRoom;
+    loop_ = std::make_unique<RequestLoop>(session_, fuse_fd_, *state_, options, [this] {
+      const std::uint64_t one = 1;
+      (void)!write(ended_.get(), &one, sizeof one);
+    });
+    ask_for_resend();
+    loop_->execute_resent([&] { files_->recover(orphans); });
+    loop_->start();
+    return {};
+  }
+
+  // The first worker answers the kernel with this. For a later one it only sets libfuse up: the
+  // kernel drops a second answer to the same request.
+  void answer_init() {
+    StateHeader& header = state_->header();
+    fuse_buf buf{};
+    buf.mem = header.init;
+    buf.size = header.init_bytes;
+    fuse_session_process_buf(session_, &buf);
+  }
+
+  void choose_data_path() {
+    server_->passthrough_reason =
+        args_.passthrough ? files_->enable_passthrough(fuse_fd_, lock_fd_) : "it was switched off";
+    if (!files_->passthrough())
+      spdlog::info("files go through the page cache: {}", server_->passthrough_reason);
+    if (server_->protocol_minor >= proto::kPruneMinor) files_->enable_prune();
+  }
+
+  void ask_for_resend() {
+    StateHeader& header = state_->header();
+    if (header.workers++ == 0) return;
+    proto::OutHeader message{sizeof message, proto::kNotifyResend, 0};
+    if (write(fuse_fd_, &message, sizeof message) < 0)
+      spdlog::error("asking the kernel to send requests again: {}", strerrordesc_np(errno));
+  }
+
+  // Sleeps until there is a reason to stop.
+  void watch() {
+    for (;;) {
+      pollfd fds[3] = {{ended_.get(), POLLIN, 0},
+                       {signals_.get(), POLLIN, 0},
+                       {supervised_ ? args_.control_fd : -1, POLLIN, 0}};
+      if (poll(fds, 3, -1) < 0 && errno != EINTR) return;
+      if (fds[0].revents != 0) {
+        connection_ended_ = true;
+        return;
+      }
+      if (fds[1].revents != 0 && stop_signal()) return;
+      if (fds[2].revents != 0 && told_to_stop()) return;
+    }
+  }
+
+  bool stop_signal() {
+    signalfd_siginfo info{};
+    if (read(signals_.get(), &info, sizeof info) != sizeof info) return false;
+    const auto signal = static_cast<int>(info.ssi_signo);
+    if (supervised_ || (signal != SIGTERM && signal != SIGINT)) return false;
+    spdlog::info("stopping; there is no supervisor to unmount {}, so it is detached",
+                 args_.mountpoint);
+    (void)unmount_fuse(args_.mountpoint, true);
+    return true;
+  }
+
+  bool told_to_stop() {
+    auto message = receive_control(args_.control_fd, false);
+    if (!message) {
+      if (message.error().code == EAGAIN) return false;
+      spdlog::warn("the supervisor is gone; serving on, but nobody will replace this worker");
+      supervised_ = false;
+      return false;
+    }
+    if (message->word == Word::kLogLevel) (void)set_log_level(message->text);
+    return message->word == Word::kStop;
+  }
+
+  Result<int> finish() {
+    if (loop_) {
+      loop_->stop();
+      loop_->join();
+    }
+    files_.reset();
+    const Status closed = pool_->close();
+    if (!closed)
+      spdlog::error("closing the pool: {}", closed.error().message);
+    if (connection_ended_ && supervised_) (void)send_control(args_.control_fd, Word::kEnded);
+    return closed ? 0 : 1;
+  }
+
+  const WorkerArgs& args_;
+  bool supervised_ = true;
+  bool connection_ended_ = false;
+  int lock_fd_ = -1;
+  int fuse_fd_ = -1;
+  UniqueFd signals_, ended_;
+  std::unique_ptr<StateTable> state_;
+  std::unique_ptr<Pool> pool_;
+  std::unique_ptr<Namespace> names_;
+  std::unique_ptr<FileTable> files_;
+  Metrics metrics_;
+  std::unique_ptr<Server> server_;
+  std::unique_ptr<VirtualTree> virtual_tree_;
+  fuse_session* session_ = nullptr;  // lives until the process ends
+  std::unique_ptr<RequestLoop> loop_;
+};
+
+}  // namespace
+
+Result<int> run_worker(const WorkerArgs& args) {
+  start_log("btd-worker", args.foreground, args.log_level);
+  Worker worker(args);
+  return worker.run();
+}
+
+}  // namespace btd
