@@ -20,6 +20,10 @@ constexpr std::string_view kReadOnly[] = {"user.btd.home", "user.btd.mode", "use
 
 bool is_own(std::string_view name) { return name.starts_with(kOwn); }
 
+bool is_supported(std::string_view name) {
+  return name.starts_with("user.") || name.starts_with("trusted.") || name.starts_with("security.");
+}
+
 Result<std::string> own_value(const Server& s, InodeId id, std::string_view name) {
   BTD_ASSIGN(const Inode inode, s.names.get(id));
   const bool sparse = (inode.flags & kInodeSparse) != 0;
@@ -56,7 +60,7 @@ void reply_value(fuse_req_t req, std::string_view value, std::size_t size) {
 void getxattr(fuse_req_t req, fuse_ino_t id, const char* name, std::size_t size) {
   Server& s = server(req);
   const RequestScope scope(s.metrics, s.state.header(), proto::kGetxattr, id, name);
-  if (std::string_view(name).starts_with("system.")) return reply_error(req, EOPNOTSUPP);
+  if (!is_supported(name)) return reply_error(req, EOPNOTSUPP);
   if (is_virtual(id)) return reply_error(req, ENODATA);
   auto value = is_own(name) ? own_value(s, id, name) : s.names.get_xattr(id, name);
   if (!value) return reply_error(req, value.error().code);
@@ -87,7 +91,7 @@ void setxattr(fuse_req_t req, fuse_ino_t id, const char* name, const char* value
               int flags) {
   Server& s = server(req);
   const RequestScope scope(s.metrics, s.state.header(), proto::kSetxattr, id, name);
-  if (std::string_view(name).starts_with("system.")) return reply_error(req, EOPNOTSUPP);
+  if (!is_supported(name)) return reply_error(req, EOPNOTSUPP);
   if (is_virtual(id)) return reply_error(req, EPERM);
   if (earlier(s)) return reply_ok(req);
   const std::string_view bytes(value, size);
@@ -102,7 +106,7 @@ void setxattr(fuse_req_t req, fuse_ino_t id, const char* name, const char* value
 void removexattr(fuse_req_t req, fuse_ino_t id, const char* name) {
   Server& s = server(req);
   const RequestScope scope(s.metrics, s.state.header(), proto::kRemovexattr, id, name);
-  if (std::string_view(name).starts_with("system.")) return reply_error(req, EOPNOTSUPP);
+  if (!is_supported(name)) return reply_error(req, EOPNOTSUPP);
   if (is_virtual(id)) return reply_error(req, EPERM);
   if (earlier(s)) return reply_ok(req);
   const Status done = is_own(name) ? set_own(s, id, name, "0")
