@@ -62,6 +62,7 @@ class StubMetadata final : public Metadata {
   explicit StubMetadata(const std::string& dir) : store_(dir + "/log") {}
   MetaStore& store() override { return store_; }
   const Persistence& persistence() const override { return persistence_; }
+  Result<Structures> check_structures(bool) override { return Structures{}; }
   Status close() override { return {}; }
  private:
   LoggedStore store_;
