@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Space, idleness, clean and unclean ends, cold mounts, and memory."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from mountlib import (BTD, Bartender, MIB, alive, check, is_mounted, main, must, refuse, say,
+                      wait_until)
+
+
+def space(path):
+    st = os.statvfs(path)
+    return st.f_blocks * st.f_frsize, st.f_bavail * st.f_frsize
+
+
+def df():
+    """The mount, the pool and `btd df` agree, before and after a file takes 64 MiB."""
+    with Bartender('256M') as b:
+        seen = []
+        for size in (0, 64 * MIB):
+            with open(b.path('file'), 'wb') as f:
+                f.write(b'x' * size)
+            told = json.loads(must(BTD, 'df', b.mnt, '--json'))
+            check(space(b.mnt) == space(b.pool) == (told['size'], told['available']),
+                  f'mount {space(b.mnt)}, pool {space(b.pool)}, btd df {told}')
+            check(told['size'] == 256 * MIB, f'formatted with 256 MiB, but has {told["size"]}')
+            check(b.status()['space']['free_bytes'] == told['available'], 'status tells another number')
+            seen.append(told['available'])
+        taken = seen[0] - seen[1]
+        check(64 * MIB <= taken < 66 * MIB, f'64 MiB of content took {taken} bytes')
+        say(f'a fresh pool of 256 MiB has {seen[0] / MIB:.1f} MiB available')
+
+
+def switches(pids):
+    """Context switches of each thread so far."""
+    counts = {}
+    for pid in pids:
+        for tid in os.listdir(f'/proc/{pid}/task'):
+            with open(f'/proc/{pid}/task/{tid}/status') as f:
+                counts[tid] = sum(int(line.split()[1]) for line in f if 'ctxt_switches' in line)
+    return counts
+
+
+def idle():
+    """Five seconds without a request: no thread of the daemon runs."""
+    with Bartender() as b:
+        for i in range(200):
+            with open(b.path(f'f{i}'), 'w') as f:
+                f.write('x')
+        pids = (b.worker, b.supervisor)
+        wait_until(lambda: quiet_for(pids, 1), 20, 'a quiet second after work')
+        before = switches(pids)
+        time.sleep(5)
+        after = switches(pids)
+        woken = {t: after[t] - before.get(t, 0) for t in after if after[t] != before.get(t, 0)}
+        say(f'{len(after)} threads, {sum(woken.values())} wake-ups in 5 s')
+        check(not woken and len(after) >= 2, f'threads that ran although nobody asked: {woken}')
+
+
+def quiet_for(pids, seconds):
+    before = switches(pids)
+    time.sleep(seconds)
+    return before == switches(pids)
+
+
+def unlinked():
+    """Open files without a name survive a new worker, and end with the mount, however it ends."""
+    with Bartender('256M') as b:
+        free = space(b.mnt)[1]
+        f = open(b.path('secret'), 'wb+')
+        f.write(b's' * (32 * MIB))
+        f.flush()
+        os.unlink(b.path('secret'))
+        nameless = os.open(b.mnt, os.O_TMPFILE | os.O_RDWR)
+        os.write(nameless, b'n' * MIB)
+        b.kill_worker()
+        f.seek(31 * MIB)
+        check(f.read() == b's' * MIB, 'an open file without a name lost its content')
+        check(os.pread(nameless, MIB, 0) == b'n' * MIB, 'a nameless file lost its content')
+        check(os.fstat(f.fileno()).st_nlink == 0, 'st_nlink of a file without a name is not 0')
+        check(space(b.mnt)[1] < free - 32 * MIB, 'the space of an open file was given back')
+        b.kill_all()
+        f.close()
+        os.close(nameless)
+        b.mount()
+        wait_until(lambda: space(b.mnt)[1] >= free - 2 * MIB, 10, 'the return of the space')
+        check(os.listdir(b.mnt) in ([], ['.btd']), f'left: {os.listdir(b.mnt)}')
+        b.umount()
+        b.check_pool()
+
+
+def closed_unlinked():
+    """A file that is unlinked while open gives its space back at the close, in the new worker too."""
+    with Bartender('256M') as b:
+        free = space(b.mnt)[1]
+        with open(b.path('secret'), 'wb') as f:
+            f.write(b's' * (32 * MIB))
+            f.flush()
+            os.unlink(b.path('secret'))
+            b.kill_worker()
+        wait_until(lambda: space(b.mnt)[1] >= free - 2 * MIB, 10, 'the return of the space')
+
+
+def make_files(b, total, per_directory=10_000):
+    """Makes empty files by two processes; returns how long it took."""
+    code = ('import os,sys\n'
+            'base,first,last=sys.argv[1],int(sys.argv[2]),int(sys.argv[3])\n'
+            'for d in range(first,last):\n'
+            '    os.mkdir(f"{base}/d{d}")\n'
+            '    fd=os.open(f"{base}/d{d}",os.O_RDONLY)\n'
+            f'    for i in range({per_directory}):\n'
+            '        os.close(os.open(f"file{i}",os.O_CREAT|os.O_EXCL|os.O_WRONLY,0o644,dir_fd=fd))\n'
+            '    os.close(fd)\n')
+    start = time.monotonic()
+    dirs = total // per_directory
+    halves = [(0, dirs // 2), (dirs // 2, dirs)]
+    makers = [subprocess.Popen([sys.executable, '-c', code, b.mnt, str(first), str(last)])
+              for first, last in halves]
+    check(all(m.wait() == 0 for m in makers), 'making files failed')
+    return time.monotonic() - start
+
+
+def cold_mount():
+    """100,000 files, everything killed: the first open is answered within a second."""
+    total = int(os.environ.get('BTD_COLD_FILES', '100000'))
+    with Bartender('1G') as b:
+        with open(b.path('marker'), 'w') as f:
+            f.write('here')
+        say(f'{total} files made in {make_files(b, total):.1f} s')
+        b.kill_all()
+        start = time.monotonic()
+        must(BTD, 'mount', b.pool, b.mnt)
+        mounted = time.monotonic() - start
+        with open(b.path('marker')) as f:
+            check(f.read() == 'here', 'the marker has another content')
+        first = time.monotonic() - start
+        b.read_pids()
+        say(f'cold mount after a crash: {mounted * 1000:.0f} ms, first open {first * 1000:.0f} ms')
+        check(first <= 1.0, f'the first open took {first:.2f} s')
+        names = sum(len(os.listdir(b.path(f'd{d}'))) for d in range(total // 10_000))
+        check(names == total, f'{names} of {total} files are there')
+        b.umount()
+        b.check_pool()
+
+
+def memory():
+    """A million files: what the daemon keeps in memory and the pool in metadata. Takes minutes."""
+    total = int(os.environ.get('BTD_MEMORY_FILES', '1000000'))
+    with Bartender('4G') as b:
+        say(f'{total} files made in {make_files(b, total):.0f} s')
+        with open(f'/proc/{b.worker}/status') as f:
+            sizes = {line.split(':')[0]: int(line.split()[1]) / 1024 for line in f
+                     if line.startswith(('VmRSS', 'RssAnon', 'RssFile', 'RssShmem'))}
+        used = b.status()['meta']['used_bytes']
+        say(f'worker: {sizes["RssAnon"]:.0f} MiB of its own, {sizes["VmRSS"]:.0f} MiB resident with '
+            f'the mapped pool; metadata: {used / total:.0f} bytes a file')
+        check(sizes['RssAnon'] <= 300, f'the worker keeps {sizes["RssAnon"]:.0f} MiB')
+        check(used / total <= 512, f'metadata takes {used / total:.0f} bytes a file')
+        started = time.monotonic()
+        b.umount()
+        b.mount()
+        say(f'stop and cold mount: {time.monotonic() - started:.2f} s')
+
+
+def stop_by_signal():
+    """SIGTERM to the supervisor, and to the worker, unmounts and closes cleanly."""
+    with Bartender() as b:
+        with open(b.path('kept'), 'w') as f:
+            f.write('kept')
+        os.kill(b.supervisor, signal.SIGTERM)
+        b.wait_gone()
+        check(not is_mounted(b.mnt), 'the daemon ended and its mount is still there')
+        check(not os.listdir(b.mnt), 'the mount point is not empty')
+        b.check_pool()
+        b.mount()
+        with open(b.path('kept')) as f:
+            check(f.read() == 'kept', 'the content did not survive')
+
+
+def reload_by_signal():
+    """SIGHUP re-reads the log level and disturbs nobody."""
+    with Bartender() as b:
+        os.kill(b.supervisor, signal.SIGHUP)
+        with open(b.path('file'), 'w') as f:
+            f.write('x')
+        worker = b.worker
+        b.read_pids()
+        check(worker == b.worker and alive(b.supervisor), 'SIGHUP ended the daemon')
+
+
+def busy_umount():
+    """Somebody uses the mount: umount says so and disturbs nobody."""
+    with Bartender() as b:
+        with open(b.path('open'), 'w') as f:
+            f.write('before ')
+            f.flush()
+            refuse(75, ['in use', b.mnt], BTD, 'umount', b.mnt)
+            f.write('after')
+        with open(b.path('open')) as f:
+            check(f.read() == 'before after', 'the refused umount disturbed a writer')
+        must(BTD, 'umount', b.mnt)
+        b.wait_gone()
+        check(not is_mounted(b.mnt), 'it is still mounted')
+        refuse(66, [b.mnt], BTD, 'umount', b.mnt)
+
+
+def plain_umount():
+    """umount(8) works as well."""
+    with Bartender() as b:
+        with open(b.path('kept'), 'w') as f:
+            f.write('kept')
+        must('umount', b.mnt)
+        b.wait_gone()
+        b.check_pool()
+        b.mount()
+        check(os.path.exists(b.path('kept')), 'the file is gone')
+
+
+def virtual_directory():
+    """/.btd and the read-only attributes."""
+    with Bartender() as b:
+        with open(b.path('file'), 'w') as f:
+            f.write('x')
+        for name in ('status', 'status.json', 'trace'):
+            with open(b.path('.btd', name)) as f:
+                check(f.read(), f'.btd/{name} is empty')
+        for name in ('home', 'mode', 'backing', 'id'):
+            value = os.getxattr(b.path('file'), f'user.btd.{name}')
+            check(value, f'user.btd.{name} is empty')
+            try:
+                os.setxattr(b.path('file'), f'user.btd.{name}', b'other')
+                accepted = name != 'mode'
+            except OSError:
+                accepted = False
+            check(not accepted, f'user.btd.{name} could be changed')
+        backing = os.getxattr(b.path('file'), 'user.btd.backing').decode()
+        with open(os.path.join(b.pool, backing)) as f:
+            check(f.read() == 'x', 'user.btd.backing names another file')
+        status = json.loads(must(BTD, 'status', '--json', b.mnt))
+        check(status['pool']['path'] == b.pool, f'status tells of another pool: {status["pool"]}')
+        say(f'passthrough {status["passthrough"]}, {status["nvram"]}')
+        check(status['passthrough']['active'], 'no passthrough although root mounted it')
+
+
+if __name__ == '__main__':
+    main({
+        'df': df, 'idle': idle, 'unlinked': unlinked, 'closed_unlinked': closed_unlinked,
+        'cold_mount': (cold_mount, 180), 'memory': (memory, 1800), 'stop_by_signal': stop_by_signal,
+        'reload_by_signal': reload_by_signal, 'busy_umount': busy_umount,
+        'plain_umount': plain_umount, 'virtual_directory': virtual_directory,
+    }, timeout=90)
