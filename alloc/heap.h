@@ -109,6 +109,11 @@ class Heap {
   Status close();
 
   [[nodiscard]] const std::byte* at(Offset off) const { return base_ + off; }
+  // Whether [off, off + len) lies in the heap's arenas, so that at() may be read there.
+  [[nodiscard]] bool contains(Offset off, std::size_t len) const {
+    const std::uint64_t bytes = table_.arenas() * source_.arena_bytes();
+    return len <= bytes && off <= bytes - len;
+  }
   [[nodiscard]] Offset root(unsigned slot) const;
   [[nodiscard]] Tx begin();
   // Bytes of the block that starts at `block`; EINVAL if there is none.
