@@ -51,6 +51,15 @@ std::size_t middle(unsigned level, std::span<const MapCell> cells) {
   return lo;
 }
 
+// Where to cut after ascending inserts, the last of them at `slot`: before it, which leaves the left
+// page full; but what lies above it goes away first, so that it does not travel from page to page.
+std::size_t ascending_cut(unsigned level, std::span<const MapCell> cells, std::size_t slot,
+                          std::size_t otherwise) {
+  const std::size_t after = slot + 1;
+  if (after < cells.size() && fits(level, cells.first(after))) return after;
+  return slot > 0 && fits(level, cells.subspan(slot)) ? slot : otherwise;
+}
+
 // The shortest key that is above `low` and not above `high`.
 std::string_view separate(std::string_view low, std::string_view high) {
   return high.substr(0, common_prefix(low, high) + 1);
@@ -254,8 +263,7 @@ Status OrderedMap::Change::split(unsigned depth, const New& news, Cells& cells, 
   const Offset at = path_[depth].page;
   const std::span<const MapCell> all(cells.list);
   std::size_t cut = middle(level, all);
-  if (news.streak >= kAscending && news.slot > 0 && fits(level, all.subspan(news.slot)))
-    cut = news.slot;
+  if (news.streak >= kAscending) cut = ascending_cut(level, all, news.slot, cut);
   if (!fits(level, all.first(cut)) || !fits(level, all.subspan(cut)))
     return damaged(at, "the page's entries cannot be split");
   const std::string separator(level == 0 ? separate(all[cut - 1].key, all[cut].key) : all[cut].key);
