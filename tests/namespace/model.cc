@@ -191,6 +191,10 @@ int Model::apply(const Operation& op, InodeId id) {
   return EINVAL;
 }
 
+void Model::clear_xattrs(InodeId id) {
+  if (const auto it = nodes_.find(id); it != nodes_.end()) it->second.xattrs.clear();
+}
+
 Operation Model::random(std::mt19937_64& random) const {
   const auto pick = [&](std::uint64_t n) { return random() % n; };
   const auto any_node = [&](bool prefer_dir) {

@@ -42,6 +42,7 @@ class Model {
   // 0, or the errno; `id` is what a creating operation takes for its inode.
   int apply(const Operation& op, InodeId id);
   [[nodiscard]] std::string dump() const;
+  void clear_xattrs(InodeId id);
   // An operation that has a fair chance to succeed.
   [[nodiscard]] Operation random(std::mt19937_64& random) const;
 
