@@ -19,7 +19,7 @@ import time
 import traceback
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-BUILD = os.path.join(HERE, '..', '..', 'build', 'release')
+BUILD = os.path.realpath(os.path.join(HERE, '..', '..', 'build', 'release'))
 SKIPPED = 77
 MIB = 1 << 20
 
@@ -120,11 +120,13 @@ class Bartender:
 
     count = 0
 
-    def __init__(self, size='256M', emulate='ram', mount=True, options=()):
+    def __init__(self, size='256M', emulate='ram', mount=True, options=(), base=None,
+                 mountpoint=None):
         Bartender.count += 1
-        self.base = os.path.join(os.environ['BTD_CASE_DIR'], f'b{Bartender.count}')
+        self.base = base or os.path.join(os.environ['BTD_CASE_DIR'], f'b{Bartender.count}')
         self.pool = os.path.join(self.base, 'pool')
-        self.mnt = os.path.join(self.base, 'mnt')
+        self.mnt = mountpoint or os.path.join(self.base, 'mnt')
+        os.makedirs(self.base)
         os.makedirs(self.mnt)
         self.options = list(options)
         self.worker = self.supervisor = 0
