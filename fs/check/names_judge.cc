@@ -154,14 +154,23 @@ NamePass::Build NamePass::set_inode(InodeId id, std::function<void(rows::InodeRo
 
 NamePass::Build NamePass::remove_inode(InodeId id) {
   return [this, id](Batch& batch) -> Status {
+    std::vector<std::string> xattrs;
+    const auto from = rows::xattr_key(id);
+    BTD_TRY(store_.scan(from, prefix_end(from), [&](std::string_view key, std::string_view) {
+      xattrs.emplace_back(key);
+      return true;
+    }));
+    constexpr std::size_t kOnce = kMaxBatchChanges - 3;
+    while (xattrs.size() > kOnce) {  // more than one commit carries: these first
+      Batch some;
+      for (std::size_t i = 0; i < kOnce; ++i, xattrs.pop_back()) some.erase(xattrs.back());
+      BTD_TRY(store_.commit(some));
+    }
+    for (const std::string& key : xattrs) batch.erase(key);
     batch.erase(rows::inode_key(id));
     batch.erase(rows::target_key(id));
     batch.erase(rows::orphan_key(id));
-    const auto from = rows::xattr_key(id);
-    return store_.scan(from, prefix_end(from), [&](std::string_view key, std::string_view) {
-      batch.erase(key);
-      return true;
-    });
+    return {};
   };
 }
 

@@ -1,6 +1,5 @@
 #include "fs/pool/superblock.h"
 
-#include <isa-l/crc.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -11,6 +10,7 @@
 #include <cstring>
 #include <ctime>
 
+#include "alloc/crc.h"
 #include "fs/pool/sentences.h"
 
 namespace btd {
@@ -39,9 +39,7 @@ std::uint64_t choose_arena_bytes(std::uint64_t capacity) {
 }
 
 std::uint32_t superblock_checksum(const Superblock& superblock) {
-  // The library takes a pointer to bytes that it does not write.
-  auto* bytes = reinterpret_cast<unsigned char*>(const_cast<Superblock*>(&superblock));
-  return ~::crc32_iscsi(bytes, offsetof(Superblock, crc32c), ~0U);
+  return ~crc32c(&superblock, offsetof(Superblock, crc32c));
 }
 
 Result<Superblock> make_superblock(EmulationKind emulation, std::uint64_t capacity) {

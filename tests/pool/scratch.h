@@ -21,11 +21,16 @@ class Scratch {
         (shm ? "/dev/shm" : std::filesystem::temp_directory_path().string()) + "/btd-pool-XXXXXX";
     if (::mkdtemp(name.data()) == nullptr) std::abort();
     root_ = name;
+    // Small, so that the arenas of pools in it are small too.
+    if (on == On::kMemory && ::geteuid() == 0 &&
+        ::mount("scratch", root_.c_str(), "tmpfs", 0, "size=160m") != 0)
+      std::abort();
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch() {
     unmount_all();
+    ::umount2(root_.c_str(), 0);
     std::error_code ignored;
     std::filesystem::remove_all(root_, ignored);
   }
