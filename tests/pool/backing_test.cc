@@ -15,7 +15,7 @@ class BackingStoreTest : public ::testing::Test {
     store_.emplace(
         UniqueFd(::open((scratch_.pool() + "/data").c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)));
   }
-  Scratch scratch_{Scratch::On::kDisk};
+  Scratch scratch_;
   std::optional<BackingStore> store_;
 };
 
