@@ -41,26 +41,49 @@ bool MapPageView::entry(unsigned slot, Entry& out) const {
   return !out.overflow || value_len == sizeof(MapOverflowRef);
 }
 
+namespace {
+
+// The first 8 bytes as a number that orders as they do.
+std::uint64_t head_of(const char* bytes) {
+  std::uint64_t v = 0;
+  std::memcpy(&v, bytes, sizeof v);
+  return std::byteswap(v);
+}
+
+}  // namespace
+
+// The hot loop of every call: checks only what it reads of a cell, and mostly decides on one load.
 MapPageView::Position MapPageView::search(std::string_view key, unsigned lo,
                                           bool past_equal) const {
-  const unsigned n = count();
+  const auto h = header();
   const std::string_view shared = prefix();
   const int order = key.substr(0, shared.size()).compare(shared);
-  if (order != 0) return {order < 0 ? lo : n, false, false};
+  if (order != 0) return {order < 0 ? lo : h.count, false, false};
   key.remove_prefix(shared.size());
-  unsigned hi = n;
+  const bool long_key = key.size() >= sizeof(std::uint64_t);
+  const std::uint64_t head = long_key ? head_of(key.data()) : 0;
+  const unsigned limit = static_cast<unsigned>(kMapPageBytes) - h.prefix_len;
+  unsigned hi = h.count;
   bool found = false;
   while (lo < hi) {
     const unsigned mid = (lo + hi) / 2;
-    Entry e;
-    if (!entry(mid, e)) return {0, false, true};
-    const int c = key.compare(e.suffix);
-    found |= c == 0;
-    if (c > 0 || (past_equal && c == 0)) {
-      lo = mid + 1;
+    const unsigned at = slot_offset(mid);
+    if (at < h.cell_begin || at + sizeof(MapCellHeader) > limit) [[unlikely]]
+      return {0, false, true};
+    const unsigned len = load<std::uint16_t>(at);
+    if (at + sizeof(MapCellHeader) + len > limit) [[unlikely]]
+      return {0, false, true};
+    const std::string_view suffix = text(at + sizeof(MapCellHeader), len);
+    bool above = false;  // the key is above the cell's
+    if (const std::uint64_t other = long_key && len >= sizeof head ? head_of(suffix.data()) : head;
+        other != head) {
+      above = head > other;
     } else {
-      hi = mid;
+      const int c = key.compare(suffix);
+      found |= c == 0;
+      above = c > 0 || (past_equal && c == 0);
     }
+    (above ? lo : hi) = above ? mid + 1 : mid;
   }
   return {lo, found, false};
 }
