@@ -137,8 +137,9 @@ void MapPageEdit::write_cell(unsigned at, std::string_view suffix, std::string_v
   h.key_len = static_cast<std::uint16_t>(suffix.size());
   h.value_len = static_cast<std::uint16_t>(value.size() | (overflow ? kMapOverflowBit : 0U));
   store(at, h);
-  std::memcpy(bytes_ + at + sizeof h, suffix.data(), suffix.size());
-  std::memcpy(bytes_ + at + sizeof h + suffix.size(), value.data(), value.size());
+  char* const to = reinterpret_cast<char*>(bytes_) + at + sizeof h;
+  suffix.copy(to, suffix.size());  // either may be empty and point nowhere
+  value.copy(to + suffix.size(), value.size());
 }
 
 namespace {
