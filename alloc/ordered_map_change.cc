@@ -51,8 +51,9 @@ std::size_t middle(unsigned level, std::span<const MapCell> cells) {
   return lo;
 }
 
-// Where to cut after ascending inserts, the last of them at `slot`: before it, which leaves the left
-// page full; but what lies above it goes away first, so that it does not travel from page to page.
+// Where to cut after ascending inserts, the last of them at `slot`: before it, which leaves the
+// left page full; but what lies above it goes away first, so that it does not travel from page to
+// page.
 std::size_t ascending_cut(unsigned level, std::span<const MapCell> cells, std::size_t slot,
                           std::size_t otherwise) {
   const std::size_t after = slot + 1;
