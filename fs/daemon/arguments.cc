@@ -39,27 +39,19 @@ std::string unpack(const std::string& text) {
 }  // namespace
 
 std::string WorkerArgs::to_argument() const {
-  const nlohmann::json j = {{"pool", pack(pool)},
-                            {"mountpoint", pack(mountpoint)},
-                            {"log_level", log_level},
-                            {"version", version},
-                            {"foreground", foreground},
-                            {"io_uring", io_uring},
-                            {"passthrough", passthrough},
-                            {"threads", threads},
-                            {"spin_us", spin_us},
-                            {"idle_ids", idle_ids},
-                            {"control_fd", control_fd},
-                            {"lock_fd", lock_fd},
-                            {"state_fd", state_fd},
-                            {"supervisor_pid", supervisor_pid}};
+  const nlohmann::json j = {{"pool", pack(pool)},         {"mountpoint", pack(mountpoint)},
+                            {"log_level", log_level},     {"version", version},
+                            {"foreground", foreground},   {"io_uring", io_uring},
+                            {"passthrough", passthrough}, {"threads", threads},
+                            {"spin_us", spin_us},         {"idle_ids", idle_ids},
+                            {"control_fd", control_fd},   {"lock_fd", lock_fd},
+                            {"state_fd", state_fd},       {"supervisor_pid", supervisor_pid}};
   return j.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
 }
 
 Result<WorkerArgs> WorkerArgs::parse(std::string_view argument) {
   const auto j = nlohmann::json::parse(argument, nullptr, false);
-  if (!j.is_object())
-    return fail(EINVAL, "'btd worker' is started by 'btd mount', not by people");
+  if (!j.is_object()) return fail(EINVAL, "'btd worker' is started by 'btd mount', not by people");
   WorkerArgs args;
   try {
     args.pool = unpack(j.at("pool").get<std::string>());

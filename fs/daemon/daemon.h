@@ -20,11 +20,11 @@ struct MountOptions {
   std::string log_level = "info";  // trace, debug, info, warn, error, critical, off
   bool allow_other = true;         // without root it needs user_allow_other in /etc/fuse.conf
   bool read_only = false;
-  bool io_uring = false;     // faster requests; the worker's death is then not survived
-  bool passthrough = true;   // false: page-cache path, for comparison and for tests
-  unsigned threads = 0;      // 0: by the number of processors
-  int spin_us = -1;          // how long to look for the next request before sleeping; -1: default
-  unsigned idle_ids = 0;     // registered backing files of closed files to keep; 0: default
+  bool io_uring = false;    // faster requests; the worker's death is then not survived
+  bool passthrough = true;  // false: page-cache path, for comparison and for tests
+  unsigned threads = 0;     // 0: by the number of processors
+  int spin_us = -1;         // how long to look for the next request before sleeping; -1: default
+  unsigned idle_ids = 0;    // registered backing files of closed files to keep; 0: default
   // Options as of mount(8): noatime, nosuid, nodev, noexec, ro, sync, …; unknown ones are refused.
   std::vector<std::string> kernel_options;
   // Called on SIGHUP; returns the level to use from then on.

@@ -213,8 +213,8 @@ void FileTable::prune_loop() {
     if (!batch.empty()) {
       proto::PruneOut body{static_cast<std::uint32_t>(batch.size()), 0, 0};
       const std::size_t bytes = batch.size() * sizeof batch[0];
-      proto::OutHeader header{
-          static_cast<std::uint32_t>(sizeof header + sizeof body + bytes), proto::kNotifyPrune, 0};
+      proto::OutHeader header{static_cast<std::uint32_t>(sizeof header + sizeof body + bytes),
+                              proto::kNotifyPrune, 0};
       iovec parts[] = {{&header, sizeof header}, {&body, sizeof body}, {batch.data(), bytes}};
       if (writev(fuse_fd_, parts, 3) < 0)
         spdlog::debug("asking the kernel to forget files: {}", strerrordesc_np(errno));

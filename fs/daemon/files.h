@@ -8,7 +8,8 @@
 //  - the data of an orphan goes at the last close, or at once where nobody has it open. Without
 //    passthrough it waits for FORGET, since a mapping reads through the daemon.
 //
-// Thread-safety: any thread. Lock order: a stripe, then StateTable's or cache_mutex_ or idle_mutex_.
+// Thread-safety: any thread. Lock order: a stripe, then StateTable's or cache_mutex_ or
+// idle_mutex_.
 #pragma once
 
 #include <condition_variable>

@@ -16,8 +16,8 @@ namespace btd {
 
 namespace {
 
-constexpr unsigned kBacklog = 16;        // requests in a row without a wait that call for help
-constexpr std::uint32_t kSetSize = 8;    // in the first word of a SETATTR
+constexpr unsigned kBacklog = 16;      // requests in a row without a wait that call for help
+constexpr std::uint32_t kSetSize = 8;  // in the first word of a SETATTR
 constexpr std::size_t kAlignment = 4096;
 
 bool has_no_reply(std::uint32_t opcode) {
@@ -113,7 +113,8 @@ class RequestLoop::Worker {
       case proto::kFallocate:
       case proto::kCopyFileRange:
       case proto::kCopyFileRange64:
-      case proto::kBatchForget: return true;
+      case proto::kBatchForget:
+        return true;
       case proto::kSetattr: {
         std::uint32_t valid = 0;
         std::memcpy(&valid, buffer_ + sizeof(proto::InHeader), sizeof valid);
@@ -123,7 +124,8 @@ class RequestLoop::Worker {
         const auto entry = loop_.state_.find(header().nodeid);
         return entry && (entry->flags & kStateOrphan) != 0;
       }
-      default: return false;
+      default:
+        return false;
     }
   }
 

@@ -15,39 +15,72 @@ std::uint64_t monotonic_ns() {
 
 std::string_view opcode_name(std::uint32_t opcode) {
   switch (opcode) {
-    case proto::kLookup: return "lookup";
-    case proto::kForget: return "forget";
-    case proto::kGetattr: return "getattr";
-    case proto::kSetattr: return "setattr";
-    case proto::kReadlink: return "readlink";
-    case proto::kSymlink: return "symlink";
-    case proto::kMknod: return "mknod";
-    case proto::kMkdir: return "mkdir";
-    case proto::kUnlink: return "unlink";
-    case proto::kRmdir: return "rmdir";
-    case proto::kRename: return "rename";
-    case proto::kRename2: return "rename2";
-    case proto::kLink: return "link";
-    case proto::kOpen: return "open";
-    case proto::kRead: return "read";
-    case proto::kWrite: return "write";
-    case proto::kStatfs: return "statfs";
-    case proto::kRelease: return "release";
-    case proto::kFsync: return "fsync";
-    case proto::kFsyncdir: return "fsyncdir";
-    case proto::kSetxattr: return "setxattr";
-    case proto::kGetxattr: return "getxattr";
-    case proto::kListxattr: return "listxattr";
-    case proto::kRemovexattr: return "removexattr";
-    case proto::kReaddir: return "readdir";
-    case proto::kReaddirplus: return "readdirplus";
-    case proto::kCreate: return "create";
-    case proto::kTmpfile: return "tmpfile";
-    case proto::kBatchForget: return "batch_forget";
-    case proto::kFallocate: return "fallocate";
-    case proto::kLseek: return "lseek";
-    case proto::kCopyFileRange: return "copy_file_range";
-    default: return "?";
+    case proto::kLookup:
+      return "lookup";
+    case proto::kForget:
+      return "forget";
+    case proto::kGetattr:
+      return "getattr";
+    case proto::kSetattr:
+      return "setattr";
+    case proto::kReadlink:
+      return "readlink";
+    case proto::kSymlink:
+      return "symlink";
+    case proto::kMknod:
+      return "mknod";
+    case proto::kMkdir:
+      return "mkdir";
+    case proto::kUnlink:
+      return "unlink";
+    case proto::kRmdir:
+      return "rmdir";
+    case proto::kRename:
+      return "rename";
+    case proto::kRename2:
+      return "rename2";
+    case proto::kLink:
+      return "link";
+    case proto::kOpen:
+      return "open";
+    case proto::kRead:
+      return "read";
+    case proto::kWrite:
+      return "write";
+    case proto::kStatfs:
+      return "statfs";
+    case proto::kRelease:
+      return "release";
+    case proto::kFsync:
+      return "fsync";
+    case proto::kFsyncdir:
+      return "fsyncdir";
+    case proto::kSetxattr:
+      return "setxattr";
+    case proto::kGetxattr:
+      return "getxattr";
+    case proto::kListxattr:
+      return "listxattr";
+    case proto::kRemovexattr:
+      return "removexattr";
+    case proto::kReaddir:
+      return "readdir";
+    case proto::kReaddirplus:
+      return "readdirplus";
+    case proto::kCreate:
+      return "create";
+    case proto::kTmpfile:
+      return "tmpfile";
+    case proto::kBatchForget:
+      return "batch_forget";
+    case proto::kFallocate:
+      return "fallocate";
+    case proto::kLseek:
+      return "lseek";
+    case proto::kCopyFileRange:
+      return "copy_file_range";
+    default:
+      return "?";
   }
 }
 

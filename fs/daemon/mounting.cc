@@ -31,19 +31,29 @@ struct Flag {
 };
 
 constexpr Flag kFlags[] = {
-    {"ro", MS_RDONLY, 0},           {"rw", 0, MS_RDONLY},
-    {"nosuid", MS_NOSUID, 0},       {"suid", 0, MS_NOSUID},
-    {"nodev", MS_NODEV, 0},         {"dev", 0, MS_NODEV},
-    {"noexec", MS_NOEXEC, 0},       {"exec", 0, MS_NOEXEC},
-    {"noatime", MS_NOATIME, 0},     {"atime", 0, MS_NOATIME},
-    {"nodiratime", MS_NODIRATIME, 0}, {"diratime", 0, MS_NODIRATIME},
-    {"relatime", MS_RELATIME, 0},   {"norelatime", 0, MS_RELATIME},
-    {"strictatime", MS_STRICTATIME, 0}, {"sync", MS_SYNCHRONOUS, 0},
-    {"async", 0, MS_SYNCHRONOUS},   {"dirsync", MS_DIRSYNC, 0},
+    {"ro", MS_RDONLY, 0},
+    {"rw", 0, MS_RDONLY},
+    {"nosuid", MS_NOSUID, 0},
+    {"suid", 0, MS_NOSUID},
+    {"nodev", MS_NODEV, 0},
+    {"dev", 0, MS_NODEV},
+    {"noexec", MS_NOEXEC, 0},
+    {"exec", 0, MS_NOEXEC},
+    {"noatime", MS_NOATIME, 0},
+    {"atime", 0, MS_NOATIME},
+    {"nodiratime", MS_NODIRATIME, 0},
+    {"diratime", 0, MS_NODIRATIME},
+    {"relatime", MS_RELATIME, 0},
+    {"norelatime", 0, MS_RELATIME},
+    {"strictatime", MS_STRICTATIME, 0},
+    {"sync", MS_SYNCHRONOUS, 0},
+    {"async", 0, MS_SYNCHRONOUS},
+    {"dirsync", MS_DIRSYNC, 0},
 };
 // What fstab(5) says to other programs.
-constexpr const char* kIgnored[] = {"defaults", "auto", "noauto", "user", "nouser", "users",
-                                    "nofail",   "_netdev", "allow_other", "default_permissions"};
+constexpr const char* kIgnored[] = {
+    "defaults", "auto",   "noauto",  "user",        "nouser",
+    "users",    "nofail", "_netdev", "allow_other", "default_permissions"};
 
 const Flag* find_flag(const std::string& name) {
   for (const Flag& flag : kFlags)
@@ -164,7 +174,7 @@ Status check_mount_options(const std::vector<std::string>& options) {
 }
 
 Result<UniqueFd> mount_fuse(const MountRequest& request) {
-  struct stat st {};
+  struct stat st{};
   if (stat(request.mountpoint.c_str(), &st) != 0)
     return fail(errno, "the mount point " + request.mountpoint + " cannot be used: " +
                            describe(errno) + (errno == ENOENT ? "; create it (mkdir -p)" : ""));
@@ -213,7 +223,8 @@ unsigned connection_number(const std::string& mountpoint) {
     std::string id, parent, device, root, where;
     fields >> id >> parent >> device >> root >> where;
     if (where != mountpoint || line.find(" fuse") == std::string::npos) continue;
-    number = static_cast<unsigned>(std::strtoul(device.c_str() + device.find(':') + 1, nullptr, 10));
+    number =
+        static_cast<unsigned>(std::strtoul(device.c_str() + device.find(':') + 1, nullptr, 10));
   }
   return number;
 }

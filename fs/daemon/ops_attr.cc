@@ -36,7 +36,8 @@ timespec chosen_time(int to_set, unsigned set, unsigned now, const timespec& giv
 }
 
 // The part of a change that the row of the inode takes; a file's times are its backing file's.
-AttrChange row_change(const Inode& inode, const struct stat& attr, int to_set, const timespec* times) {
+AttrChange row_change(const Inode& inode, const struct stat& attr, int to_set,
+                      const timespec* times) {
   AttrChange change;
   const auto set = static_cast<unsigned>(to_set);
   if ((set & FUSE_SET_ATTR_MODE) != 0) change.mode = attr.st_mode & 07777U;

@@ -91,8 +91,8 @@ void read(fuse_req_t req, fuse_ino_t id, std::size_t size, off_t offset, fuse_fi
   size = std::min(size, kLargestRead);
   std::size_t done = 0;
   while (done < size) {
-    const ssize_t n = pread((*fd)->get(), buffer.get() + done, size - done,
-                            offset + static_cast<off_t>(done));
+    const ssize_t n =
+        pread((*fd)->get(), buffer.get() + done, size - done, offset + static_cast<off_t>(done));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return reply_error(req, errno);
     if (n == 0) break;

@@ -30,9 +30,8 @@ class Listing {
     char* at = buffer_.data() + used_;
     const std::size_t room = buffer_.size() - used_;
     const auto offset = static_cast<off_t>(cookie);
-    const std::size_t need =
-        plus_ ? fuse_add_direntry_plus(req_, at, room, name, &entry, offset)
-              : fuse_add_direntry(req_, at, room, name, &entry.attr, offset);
+    const std::size_t need = plus_ ? fuse_add_direntry_plus(req_, at, room, name, &entry, offset)
+                                   : fuse_add_direntry(req_, at, room, name, &entry.attr, offset);
     if (need > room) return false;
     if (cookie != cookie_) {
       group_start_ = used_;
@@ -91,7 +90,8 @@ void list_virtual(Listing& listing, InodeId dir, off_t offset) {
   for (std::uint64_t i = 0; i < VirtualTree::kNames.size(); ++i) {
     const auto& known = VirtualTree::kNames[i];
     if (static_cast<std::uint64_t>(std::max<off_t>(offset, 2)) >= i + 3) continue;
-    if (!listing.add(std::string(known.name).c_str(), plain_entry(known.id, S_IFREG), i + 3)) return;
+    if (!listing.add(std::string(known.name).c_str(), plain_entry(known.id, S_IFREG), i + 3))
+      return;
   }
 }
 

@@ -111,7 +111,7 @@ void symlink(fuse_req_t req, const char* target, fuse_ino_t parent, const char* 
 void reply_created(fuse_req_t req, const RequestScope& scope, const Inode& inode, int fd,
                    fuse_file_info* fi) {
   Server& s = server(req);
-  struct stat st {};
+  struct stat st{};
   const bool have_stat = fd >= 0 && fstat(fd, &st) == 0;
   fuse_entry_param entry{};
   auto attr = attributes(s, inode, have_stat ? &st : nullptr);

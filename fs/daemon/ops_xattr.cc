@@ -27,7 +27,8 @@ bool is_supported(std::string_view name) {
 Result<std::string> own_value(const Server& s, InodeId id, std::string_view name) {
   BTD_ASSIGN(const Inode inode, s.names.get(id));
   const bool sparse = (inode.flags & kInodeSparse) != 0;
-  if (name == kSparse && (inode.is_file() || inode.is_dir())) return std::string(sparse ? "1" : "0");
+  if (name == kSparse && (inode.is_file() || inode.is_dir()))
+    return std::string(sparse ? "1" : "0");
   if (!inode.is_file()) return fail(ENODATA);
   if (name == kReadOnly[0]) return std::string("0");
   if (name == kReadOnly[1]) return std::string("direct");

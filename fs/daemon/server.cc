@@ -18,7 +18,7 @@ void reply_error(fuse_req_t req, int code) {
 double attr_timeout(const Inode& inode) { return inode.is_file() ? kFileAttrTimeout : kForever; }
 
 Result<struct stat> attributes(const Server& s, const Inode& inode, const struct stat* backing) {
-  struct stat st {};
+  struct stat st{};
   st.st_ino = inode.id;
   st.st_mode = inode.mode;
   st.st_nlink = inode.nlink;
@@ -34,7 +34,7 @@ Result<struct stat> attributes(const Server& s, const Inode& inode, const struct
     st.st_mtim = inode.mtime.to_timespec();
     return st;
   }
-  struct stat looked_up {};
+  struct stat looked_up{};
   if (backing == nullptr) {
     BTD_ASSIGN(looked_up, s.backing().stat(inode.id));
     backing = &looked_up;

@@ -39,9 +39,9 @@ struct Server {
   VirtualTree* virtual_tree = nullptr;
   std::string passthrough_reason;  // why there is none; empty if there is
   bool over_io_uring = false;
-  std::string transport_note;      // what became of a request for io_uring
+  std::string transport_note;  // what became of a request for io_uring
   unsigned protocol_minor = 0;
-  std::uint64_t started_ns = 0;    // monotonic, of this worker
+  std::uint64_t started_ns = 0;  // monotonic, of this worker
 
   [[nodiscard]] const BackingStore& backing() const { return pool.backing(); }
 };

@@ -37,7 +37,7 @@ Status write_zeros(int fd, off_t from, off_t to) {
 }
 
 Status zero_range(int fd, bool keep_size, off_t offset, off_t length) {
-  struct stat st {};
+  struct stat st{};
   if (fstat(fd, &st) != 0) return fail(errno);
   // Reserve first: after the hole is punched nothing may fail.
   BTD_TRY(reserve(fd, keep_size ? FALLOC_FL_KEEP_SIZE : 0, offset, length));
@@ -49,7 +49,7 @@ Status zero_range(int fd, bool keep_size, off_t offset, off_t length) {
 }  // namespace
 
 Status resize(int fd, off_t size, bool sparse) {
-  struct stat st {};
+  struct stat st{};
   if (fstat(fd, &st) != 0) return fail(errno);
   if (size > st.st_size && !sparse) {
     const auto reserved = reserve(fd, FALLOC_FL_KEEP_SIZE, st.st_size, size - st.st_size);
@@ -78,14 +78,14 @@ Status allocate(int fd, int mode, off_t offset, off_t length) {
   auto done = reserve(fd, mode, offset, length);
   if (done || done.error().code != EOPNOTSUPP || (!punch && !zero)) return done;
   if (zero) return zero_range(fd, keep_size, offset, length);
-  struct stat st {};
+  struct stat st{};
   if (fstat(fd, &st) != 0) return fail(errno);
   const off_t end = std::min(offset + length, st.st_size);
   return end > offset ? write_zeros(fd, offset, end) : Status{};
 }
 
 Status fill_holes(int fd) {
-  struct stat st {};
+  struct stat st{};
   if (fstat(fd, &st) != 0) return fail(errno);
   if (st.st_size == 0 || st.st_blocks * kBlock >= st.st_size) return {};
   const auto reserved = reserve(fd, FALLOC_FL_KEEP_SIZE, 0, st.st_size);

@@ -11,8 +11,8 @@ namespace btd::space {
 // Sets the size. Growth reserves its space first, unless `sparse`; on ENOSPC nothing has changed.
 Status resize(int fd, off_t size, bool sparse);
 
-// fallocate(2) as far as the file system has it; PUNCH_HOLE and ZERO_RANGE are emulated where it has
-// not. Errors: EOPNOTSUPP for other modes; ENOSPC.
+// fallocate(2) as far as the file system has it; PUNCH_HOLE and ZERO_RANGE are emulated where it
+// has not. Errors: EOPNOTSUPP for other modes; ENOSPC.
 Status allocate(int fd, int mode, off_t offset, off_t length);
 
 // Fills the holes of a file whose blocks are fewer than its size needs. Errors: ENOSPC.

@@ -39,8 +39,8 @@ class StateTable {
 
   // --- entries -------------------------------------------------------------------------------
   [[nodiscard]] std::optional<StateEntry> find(std::uint64_t id) const;
-  // Adds to the counts, making the entry if need be, and notes the inverse in `slot` (kNoSlot: not).
-  // Counts below zero become zero. Returns the entry as it is then. Errors: ENOMEM.
+  // Adds to the counts, making the entry if need be, and notes the inverse in `slot` (kNoSlot:
+  // not). Counts below zero become zero. Returns the entry as it is then. Errors: ENOMEM.
   Result<StateEntry> add(std::uint32_t slot, std::uint64_t id, std::int32_t dlookup,
                          std::int32_t dopens);
   // Takes `n` lookups away: a FORGET, which is never sent again.
@@ -77,7 +77,8 @@ class StateTable {
   Result<std::uint64_t> index_for_insert(std::uint64_t id);
   Status make_room();
   Status rebuild(std::uint64_t capacity);
-  void update(std::uint64_t index, const StateEntry& entry, std::uint32_t slot, std::uint32_t count);
+  void update(std::uint64_t index, const StateEntry& entry, std::uint32_t slot,
+              std::uint32_t count);
   void apply_pending();
   void erase(std::uint64_t index);
   std::optional<StateEntry> change_flags(std::uint64_t id, std::uint32_t set, std::uint32_t clear);

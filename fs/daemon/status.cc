@@ -17,9 +17,10 @@ using nlohmann::json;
 json transport(const Server& s) {
   json j;
   j["kind"] = s.over_io_uring ? "io_uring" : "/dev/fuse";
-  j["gives_up"] = s.over_io_uring
-                      ? "requests in flight are lost when the worker dies, and the mount ends with it"
-                      : "nothing";
+  j["gives_up"] =
+      s.over_io_uring
+          ? "requests in flight are lost when the worker dies, and the mount ends with it"
+          : "nothing";
   if (!s.transport_note.empty()) j["note"] = s.transport_note;
   return j;
 }
@@ -28,9 +29,9 @@ json operations(const Server& s) {
   json list = json::object();
   for (const OpSummary& op : s.metrics.summaries()) {
     const auto us = [](std::uint64_t ns) { return static_cast<double>(ns) / 1000.0; };
-    list[std::string(opcode_name(op.opcode))] = {
-        {"count", op.count},      {"errors", op.errors},    {"p50_us", us(op.p50)},
-        {"p90_us", us(op.p90)},   {"p99_us", us(op.p99)},   {"max_us", us(op.max)}};
+    list[std::string(opcode_name(op.opcode))] = {{"count", op.count},    {"errors", op.errors},
+                                                 {"p50_us", us(op.p50)}, {"p90_us", us(op.p90)},
+                                                 {"p99_us", us(op.p99)}, {"max_us", us(op.max)}};
   }
   return list;
 }
@@ -72,9 +73,9 @@ json describe(const Server& s) {
                 {"opens", files.open},
                 {"registered", files.registered},
                 {"pruned", files.pruned}};
-  j["meta"] = {{"entries", meta.entries},   {"used_bytes", meta.used_bytes},
+  j["meta"] = {{"entries", meta.entries},         {"used_bytes", meta.used_bytes},
                {"total_bytes", meta.total_bytes}, {"commits", meta.commits},
-               {"fences", meta.fences},     {"lines", meta.lines}};
+               {"fences", meta.fences},           {"lines", meta.lines}};
   j["operations"] = operations(s);
   return j;
 }
@@ -105,12 +106,13 @@ std::string status_text(const Server& server) {
   line("pool", fmt::format("{} ({}, version {}, {})", text_of(pool["path"]), text_of(pool["uuid"]),
                            pool["version"].get<unsigned>(), text_of(pool["file_system"])));
   if (const auto& space = j["space"]; !space.empty())
-    line("space", fmt::format("{} used of {}, {} free",
-                              size_text(space["used_bytes"].get<double>()),
-                              size_text(space["bytes"].get<double>()),
-                              size_text(space["free_bytes"].get<double>())));
-  line("nvram", fmt::format("{}, by {}; survives {}", text_of(j["nvram"]["kind"]),
-                            text_of(j["nvram"]["persist_method"]), text_of(j["nvram"]["survives"])));
+    line("space",
+         fmt::format("{} used of {}, {} free", size_text(space["used_bytes"].get<double>()),
+                     size_text(space["bytes"].get<double>()),
+                     size_text(space["free_bytes"].get<double>())));
+  line("nvram",
+       fmt::format("{}, by {}; survives {}", text_of(j["nvram"]["kind"]),
+                   text_of(j["nvram"]["persist_method"]), text_of(j["nvram"]["survives"])));
   line("passthrough", server.files.passthrough() ? "active" : "off: " + server.passthrough_reason);
   std::string note = server.transport_note.empty() ? "" : "; " + server.transport_note;
   line("transport", fmt::format("{}; gives up {}{}", text_of(j["transport"]["kind"]),
@@ -121,22 +123,22 @@ std::string status_text(const Server& server) {
                              j["worker"]["uptime_s"].get<std::uint64_t>(),
                              j["worker"]["restarts"].get<unsigned>()));
   const auto& files = j["files"];
-  line("files", fmt::format("{} known, {} opens, {} registered", files["known"].get<std::uint64_t>(),
-                            files["opens"].get<std::uint64_t>(),
-                            files["registered"].get<std::uint64_t>()));
+  line("files",
+       fmt::format("{} known, {} opens, {} registered", files["known"].get<std::uint64_t>(),
+                   files["opens"].get<std::uint64_t>(), files["registered"].get<std::uint64_t>()));
   const auto& meta = j["meta"];
-  line("metadata", fmt::format("{} rows, {} of {}; {} commits, {} fences, {} lines",
-                               meta["entries"].get<std::uint64_t>(),
-                               size_text(meta["used_bytes"].get<double>()),
-                               size_text(meta["total_bytes"].get<double>()),
-                               meta["commits"].get<std::uint64_t>(),
-                               meta["fences"].get<std::uint64_t>(),
-                               meta["lines"].get<std::uint64_t>()));
+  line("metadata",
+       fmt::format(
+           "{} rows, {} of {}; {} commits, {} fences, {} lines",
+           meta["entries"].get<std::uint64_t>(), size_text(meta["used_bytes"].get<double>()),
+           size_text(meta["total_bytes"].get<double>()), meta["commits"].get<std::uint64_t>(),
+           meta["fences"].get<std::uint64_t>(), meta["lines"].get<std::uint64_t>()));
   fmt::format_to(std::back_inserter(out), "\n{:<16}{:>10}{:>8}{:>10}{:>10}{:>10}{:>11}\n",
                  "operation", "count", "errors", "p50 us", "p90 us", "p99 us", "max us");
   for (const auto& [name, op] : j["operations"].items())
-    fmt::format_to(std::back_inserter(out), "{:<16}{:>10}{:>8}{:>10.1f}{:>10.1f}{:>10.1f}{:>11.1f}\n",
-                   name, op["count"].get<std::uint64_t>(), op["errors"].get<std::uint64_t>(),
+    fmt::format_to(std::back_inserter(out),
+                   "{:<16}{:>10}{:>8}{:>10.1f}{:>10.1f}{:>10.1f}{:>11.1f}\n", name,
+                   op["count"].get<std::uint64_t>(), op["errors"].get<std::uint64_t>(),
                    op["p50_us"].get<double>(), op["p90_us"].get<double>(),
                    op["p99_us"].get<double>(), op["max_us"].get<double>());
   return out;
@@ -146,12 +148,12 @@ std::string trace_text(const Server& server) {
   std::string out;
   for (const TraceRecord& record : server.metrics.trace()) {
     const auto seconds = static_cast<time_t>(record.when_ns / 1'000'000'000);
-    fmt::format_to(std::back_inserter(out), "{:%FT%T}.{:06}Z {:<15} {:>8} {:<16} {:>9.1f} us{} {}\n",
-                   fmt::gmtime(seconds), record.when_ns % 1'000'000'000 / 1000,
-                   opcode_name(record.opcode), record.id,
+    fmt::format_to(std::back_inserter(out),
+                   "{:%FT%T}.{:06}Z {:<15} {:>8} {:<16} {:>9.1f} us{} {}\n", fmt::gmtime(seconds),
+                   record.when_ns % 1'000'000'000 / 1000, opcode_name(record.opcode), record.id,
                    record.result == 0 ? "ok" : strerrorname_np(record.result),
-                   static_cast<double>(record.latency_ns) / 1000.0,
-                   record.resent ? " resent" : "", record.name);
+                   static_cast<double>(record.latency_ns) / 1000.0, record.resent ? " resent" : "",
+                   record.name);
   }
   return out;
 }

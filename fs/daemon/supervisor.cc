@@ -189,10 +189,17 @@ class Supervisor {
         if (!fuse_fd_)
           if (auto mounted = mount_now(); !mounted) fail_start(mounted.error());
         break;
-      case Word::kReady: worker_ready(); break;
-      case Word::kFailed: worker_error_ = Error{message.code, message.text}; break;
-      case Word::kEnded: connection_ended_ = true; break;
-      default: break;
+      case Word::kReady:
+        worker_ready();
+        break;
+      case Word::kFailed:
+        worker_error_ = Error{message.code, message.text};
+        break;
+      case Word::kEnded:
+        connection_ended_ = true;
+        break;
+      default:
+        break;
     }
   }
 
@@ -223,8 +230,9 @@ class Supervisor {
     control_.reset();
     const bool clean = WIFEXITED(status) && WEXITSTATUS(status) == 0;
     if (!announced_) {
-      start_error_ = worker_error_ ? *worker_error_
-                                   : Error{EIO, "the worker died before it could serve; see the log"};
+      start_error_ = worker_error_
+                         ? *worker_error_
+                         : Error{EIO, "the worker died before it could serve; see the log"};
       detach();
       return;
     }
@@ -244,8 +252,10 @@ class Supervisor {
                             : "exited with code " + std::to_string(WEXITSTATUS(status));
     header_->restarts++;
     if (options_.io_uring) {
-      spdlog::critical("the worker {}; over io_uring its requests are lost, so the mount ends. "
-                       "Mount without -o io_uring to survive this", how);
+      spdlog::critical(
+          "the worker {}; over io_uring its requests are lost, so the mount ends. "
+          "Mount without -o io_uring to survive this",
+          how);
       return give_up();
     }
     const std::uint64_t now = monotonic_ns();
@@ -254,9 +264,11 @@ class Supervisor {
       first_futile_death_ = now;
     }
     if (++futile_deaths_ >= kMaxFutileDeaths) {
-      spdlog::critical("the worker {} for the {}th time without serving anything{}; the mount ends. "
-                       "Run 'btd check {}'", how, futile_deaths_,
-                       worker_error_ ? " (" + worker_error_->message + ")" : "", options_.pool);
+      spdlog::critical(
+          "the worker {} for the {}th time without serving anything{}; the mount ends. "
+          "Run 'btd check {}'",
+          how, futile_deaths_, worker_error_ ? " (" + worker_error_->message + ")" : "",
+          options_.pool);
       return give_up();
     }
     spdlog::error("the worker {}; starting another", how);
@@ -313,9 +325,10 @@ class Supervisor {
     // Once unmounted, the worker sees the connection end, closes the pool and says so.
     if (unmount_error_ == 0) return;
     if (unmount_error_ == EBUSY) {
-      spdlog::warn("{} is busy: a program has a file or its working directory there. Still serving; "
-                   "end that program (see 'fuser -vm {}') and stop again, or stop twice to detach",
-                   options_.mountpoint, options_.mountpoint);
+      spdlog::warn(
+          "{} is busy: a program has a file or its working directory there. Still serving; "
+          "end that program (see 'fuser -vm {}') and stop again, or stop twice to detach",
+          options_.mountpoint, options_.mountpoint);
       sd_notifyf(0, "STATUS=%s is busy; not unmounted", options_.mountpoint.c_str());
       refused_once_ = true;
       return;
@@ -344,8 +357,12 @@ class Supervisor {
     if (read(signals_.get(), &info, sizeof info) != sizeof info) return;
     switch (static_cast<int>(info.ssi_signo)) {
       case SIGTERM:
-      case SIGINT: stop_asked(); break;
-      case SIGHUP: reload(); break;
+      case SIGINT:
+        stop_asked();
+        break;
+      case SIGHUP:
+        reload();
+        break;
       case SIGUSR2:
         if (!announced_ || upgrading_ || stopping_) break;
         if (options_.io_uring) {
@@ -355,7 +372,8 @@ class Supervisor {
         upgrading_ = true;
         (void)send_control(control_.get(), Word::kStop);
         break;
-      default: break;
+      default:
+        break;
     }
   }
 

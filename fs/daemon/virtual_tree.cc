@@ -15,7 +15,7 @@ std::optional<InodeId> VirtualTree::lookup(std::string_view name) {
 
 std::optional<struct stat> VirtualTree::attributes(InodeId id) const {
   if (id > kTrace) return std::nullopt;
-  struct stat st {};
+  struct stat st{};
   st.st_ino = id;
   st.st_uid = getuid();
   st.st_gid = getgid();

@@ -28,9 +28,7 @@ constexpr unsigned kDefaultIdleIds = 4096;
 
 unsigned default_spin_us() { return get_nprocs() > 1 ? 50 : 0; }
 
-unsigned default_threads() {
-  return std::clamp(2U * static_cast<unsigned>(get_nprocs()), 4U, 16U);
-}
+unsigned default_threads() { return std::clamp(2U * static_cast<unsigned>(get_nprocs()), 4U, 16U); }
 
 // libfuse asks for the options of the connection while it answers INIT.
 void on_init(void* userdata, fuse_conn_info* conn) {
@@ -149,10 +147,8 @@ class Worker {
     BTD_TRY(names_->collect_unnamed([this](InodeId id) { return pool_->backing().exists(id); },
                                     [this](InodeId id) { return pool_->backing().remove(id); }));
     RequestLoop::Options options;
-    options.threads =
-        std::min(args_.threads != 0 ? args_.threads : default_threads(), kMaxThreads);
-    options.spin_us =
-        args_.spin_us >= 0 ? static_cast<unsigned>(args_.spin_us) : default_spin_us();
+    options.threads = std::min(args_.threads != 0 ? args_.threads : default_threads(), kMaxThreads);
+    options.spin_us = args_.spin_us >= 0 ? static_cast<unsigned>(args_.spin_us) : default_spin_us();
     options.buffer_bytes = kMaxWrite + kHeaderRoom;
     loop_ = std::make_unique<RequestLoop>(session_, fuse_fd_, *state_, options, [this] {
       const std::uint64_t one = 1;
@@ -236,8 +232,7 @@ class Worker {
     }
     files_.reset();
     const Status closed = pool_->close();
-    if (!closed)
-      spdlog::error("closing the pool: {}", closed.error().message);
+    if (!closed) spdlog::error("closing the pool: {}", closed.error().message);
     if (connection_ended_ && supervised_) (void)send_control(args_.control_fd, Word::kEnded);
     return closed ? 0 : 1;
   }

@@ -1,6 +1,7 @@
 // The smallest program around the daemon's library, for its tests and measurements:
 //   daemon_program format POOL | mount POOL DIR [option...] | worker ARGUMENT
-// Options: -f, no_passthrough, io_uring, threads=N, spin=US, idle_ids=N, level=L, or as of mount(8).
+// Options: -f, no_passthrough, io_uring, threads=N, spin=US, idle_ids=N, level=L, or as of
+// mount(8).
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>

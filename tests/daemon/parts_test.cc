@@ -1,0 +1,122 @@
+// The small parts of the daemon that need no mount: histograms, space, the worker's argument.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <string>
+
+#include "alloc/unique_fd.h"
+#include "fs/daemon/daemon.h"
+#include "fs/daemon/metrics.h"
+#include "fs/daemon/mounting.h"
+#include "fs/daemon/space.h"
+
+namespace btd {
+namespace {
+
+TEST(Histogram, BucketsAreNarrowAndInOrder) {
+  unsigned last = 0;
+  for (std::uint64_t ns = 1; ns < (std::uint64_t{1} << 36); ns += ns / 64 + 1) {
+    const unsigned bucket = Histogram::bucket(ns);
+    ASSERT_GE(bucket, last);
+    ASSERT_LE(ns, Histogram::upper_bound(bucket));
+    ASSERT_LE(static_cast<double>(Histogram::upper_bound(bucket)),
+              static_cast<double>(ns) * 1.13 + 1);
+    last = bucket;
+  }
+  EXPECT_EQ(Histogram::kBuckets - 1, Histogram::bucket(~std::uint64_t{0}));
+}
+
+TEST(Metrics, PercentilesAndTrace) {
+  Metrics metrics;
+  for (std::uint64_t i = 1; i <= 1000; ++i) {
+    TraceRecord record;
+    record.when_ns = i;
+    record.opcode = proto::kLookup;
+    record.latency_ns = i * 1000;
+    record.result = i % 10 == 0 ? ENOENT : 0;
+    metrics.mine().record(record);
+  }
+  const auto summaries = metrics.summaries();
+  ASSERT_EQ(1U, summaries.size());
+  EXPECT_EQ(1000U, summaries[0].count);
+  EXPECT_EQ(100U, summaries[0].errors);
+  EXPECT_EQ(1'000'000U, summaries[0].max);
+  EXPECT_NEAR(500'000, static_cast<double>(summaries[0].p50), 70'000);
+  EXPECT_NEAR(990'000, static_cast<double>(summaries[0].p99), 130'000);
+  const auto trace = metrics.trace();
+  ASSERT_EQ(ThreadMetrics::kTrace, trace.size());
+  EXPECT_EQ(1000U, trace.back().when_ns);
+}
+
+TEST(WorkerArgs, TravelWhole) {
+  WorkerArgs args;
+  args.pool = "/a \"b\"\\\xff\x80/pool";
+  args.mountpoint = "/mnt/\xc3\xa4";
+  args.io_uring = true;
+  args.spin_us = 7;
+  args.state_fd = 11;
+  args.control_fd = 12;
+  args.lock_fd = 13;
+  const auto parsed = WorkerArgs::parse(args.to_argument());
+  ASSERT_TRUE(parsed);
+  EXPECT_EQ(args.pool, parsed->pool);
+  EXPECT_EQ(args.mountpoint, parsed->mountpoint);
+  EXPECT_TRUE(parsed->io_uring);
+  EXPECT_EQ(7, parsed->spin_us);
+  EXPECT_EQ(11, parsed->state_fd);
+  EXPECT_FALSE(WorkerArgs::parse("nonsense"));
+  EXPECT_FALSE(WorkerArgs::parse("{}"));
+}
+
+TEST(MountOptions, UnknownOnesAreNamed) {
+  EXPECT_TRUE(check_mount_options({"noatime", "nosuid", "x-systemd.automount", "_netdev"}));
+  const auto refused = check_mount_options({"noatime", "frobnicate"});
+  ASSERT_FALSE(refused);
+  EXPECT_NE(std::string::npos, refused.error().message.find("frobnicate"));
+}
+
+class SpaceTest : public testing::Test {
+ protected:
+  void SetUp() override { fd_.reset(memfd_create("space", MFD_CLOEXEC)); }
+  struct stat stat() const {
+    struct stat st{};
+    EXPECT_EQ(0, fstat(fd_.get(), &st));
+    return st;
+  }
+  UniqueFd fd_;
+};
+
+TEST_F(SpaceTest, GrowthReservesUnlessSparse) {
+  ASSERT_TRUE(space::resize(fd_.get(), 1 << 20, false));
+  EXPECT_EQ(1 << 20, stat().st_size);
+  EXPECT_GE(stat().st_blocks * 512, 1 << 20);
+  ASSERT_TRUE(space::resize(fd_.get(), 0, false));
+  ASSERT_TRUE(space::resize(fd_.get(), 1 << 20, true));
+  EXPECT_EQ(0, stat().st_blocks);
+  ASSERT_TRUE(space::fill_holes(fd_.get()));
+  EXPECT_GE(stat().st_blocks * 512, 1 << 20);
+}
+
+TEST_F(SpaceTest, ZeroRangeKeepsItsNeighbours) {
+  const std::string bytes(64 * 1024, 'x');
+  ASSERT_EQ(static_cast<ssize_t>(bytes.size()), pwrite(fd_.get(), bytes.data(), bytes.size(), 0));
+  ASSERT_TRUE(space::allocate(fd_.get(), FALLOC_FL_ZERO_RANGE, 100, 9000));
+  std::string back(bytes.size(), '?');
+  ASSERT_EQ(static_cast<ssize_t>(back.size()), pread(fd_.get(), back.data(), back.size(), 0));
+  std::string expected = bytes;
+  expected.replace(100, 9000, 9000, '\0');
+  EXPECT_EQ(expected, back);
+  ASSERT_TRUE(space::allocate(fd_.get(), FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, 65000, 9000));
+  EXPECT_EQ(64 * 1024, stat().st_size);
+  ASSERT_TRUE(space::allocate(fd_.get(), FALLOC_FL_ZERO_RANGE, 65000, 9000));
+  EXPECT_EQ(74000, stat().st_size);
+  const auto refused = space::allocate(fd_.get(), FALLOC_FL_COLLAPSE_RANGE, 0, 4096);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(EOPNOTSUPP, refused.error().code);
+}
+
+}  // namespace
+}  // namespace btd
