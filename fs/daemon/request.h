@@ -27,7 +27,9 @@ inline std::uint32_t kill_word(KillPoint point, std::uint32_t opcode) {
   return static_cast<std::uint32_t>(point) << 16 | opcode;
 }
 
-// Kills this process if the state's header asks for it here; it does so once.
+inline constexpr std::uint32_t kKillAlways = 1U << 31;
+
+// Kills this process if the state's header asks for it here: once, or each time with kKillAlways.
 void kill_if_asked(StateHeader& header, KillPoint point, std::uint32_t opcode);
 
 // Measures one request from construction to destruction and enters it into the trace.

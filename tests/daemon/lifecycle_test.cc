@@ -277,18 +277,10 @@ TEST_P(Lifecycle, UnmountedFromOutsideItEnds) {
 
 TEST_P(Lifecycle, ARequestThatAlwaysKillsEndsTheMountNotTheApplication) {
   start();
-  std::atomic<bool> done{false};
-  std::thread killer([&] {
-    while (!done) {
-      arm(KillPoint::kReceived, proto::kMkdir);
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-  });
+  arm(KillPoint::kReceived, proto::kMkdir | kKillAlways);
   EXPECT_NE(0, mkdir(path("d").c_str(), 0755));
   EXPECT_TRUE(errno == ECONNABORTED || errno == ENOTCONN) << strerror(errno);
   EXPECT_EQ(1, wait_for_exit());
-  done = true;
-  killer.join();
 }
 
 TEST_P(Lifecycle, WithoutItsSupervisorTheWorkerGoesOn) {
