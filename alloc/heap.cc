@@ -9,6 +9,7 @@
 #include <string>
 
 #include "alloc/crc.h"
+#include "alloc/recoverable.h"
 #include "alloc/tx_context.h"
 
 namespace btd {
@@ -45,9 +46,13 @@ Status check_options(const ArenaSource& source, const Heap::Options& options,
 }  // namespace
 
 Heap::Heap(ArenaSource& source)
-    : source_(source), persist_(source.persist()), base_(source.base()), table_(source) {}
+    : source_(source),
+      persist_(source.persist()),
+      base_(source.base()),
+      table_(source),
+      recoverable_(std::make_shared<Recoverable>(*this)) {}
 
-Heap::~Heap() = default;
+Heap::~Heap() { recoverable_->detach(); }
 
 ArenaHeader* Heap::header(std::uint32_t index) const {
   return reinterpret_cast<ArenaHeader*>(base_ + index * source_.arena_bytes());
@@ -170,24 +175,29 @@ Result<std::unique_ptr<Heap>> Heap::open(ArenaSource& source) {
   BTD_ASSIGN(heap->journal_,
              Journal::open(heap->persist_, heap->base_, first.identity.journal_offset));
   BTD_ASSIGN(heap->recovery_, heap->journal_->recover(count * source.arena_bytes()));
-  for (std::uint32_t i = 0; i < count; ++i) BTD_TRY(heap->attach(i));
   const HeapState last = HeapState::unpack(*state);
+  for (std::uint32_t i = 0; i < count; ++i) BTD_TRY(heap->attach(i, last.clean));
   heap->was_clean_ = last.clean;
   heap->generation_ = last.generation + 1;
   BTD_TRY(heap->mark_state(false));
+  BTD_TRY(heap->finish_copy());
   return heap;
 }
 
-Status Heap::attach(std::uint32_t index) {
+Status Heap::attach(std::uint32_t index, bool clean) {
   const ArenaIdentity& identity = header(index)->identity;
   std::vector<Segment*> found;
   BTD_TRY(table_.attach(index,
                         {.table_offset = identity.table_offset,
                          .segments_offset = identity.segments_offset,
                          .segment_count = identity.segment_count},
-                        found));
+                        clean, found));
   std::uint64_t used = 0;
   for (Segment* segment : found) {
+    if (segment->word.contract == Contract::kRecoverable) {
+      recoverable_->adopt(*segment, clean);
+      continue;
+    }
     used += (segment->slots - segment->free_slots) * segment->slot_bytes;
     const bool small = segment->word.kind == SegmentKind::kSmall;
     if (small && segment->free_slots > 0) list(bins_.at(segment->word.size_class), segment);
@@ -205,6 +215,7 @@ Status Heap::mark_state(bool clean) {
 
 Status Heap::close() {
   BTD_TRY(checkpoint());
+  BTD_TRY(recoverable_->write_bitmaps());
   return mark_state(true);
 }
 
@@ -233,7 +244,7 @@ Result<std::uint64_t> Heap::block_bytes(Offset block) const {
 Heap::Stats Heap::stats() const {
   return {.arenas = table_.arenas(),
           .total_bytes = table_.total_segments() * kSegmentBytes,
-          .used_bytes = used_bytes_.load(),
+          .used_bytes = used_bytes_.load() + recoverable_->live_bytes(),
           .free_segment_bytes = table_.free_segments() * kSegmentBytes,
           .limbo_bytes = limbo_bytes_.load(),
           .commits = journal_->commits(),

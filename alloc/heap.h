@@ -12,9 +12,11 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
+#include <unordered_set>
 #include <vector>
 
 #include "alloc/arena_source.h"
@@ -26,6 +28,7 @@
 namespace btd {
 
 class Heap;
+class Recoverable;
 struct TxContext;
 
 // A redo transaction (contract T). Destroying it without commit() aborts it.
@@ -121,12 +124,64 @@ class Heap {
   // Brings all records home, so that freed blocks may be reused. Errors: EIO.
   Status checkpoint();
 
+  // --- Contract P: each call is durable when it returns; one record, one fence. `dest` is a word
+  // of an allocated block, or root_word(slot). Of two calls on one word the caller lets one go
+  // first.
+  [[nodiscard]] static Offset root_word(unsigned slot) {
+    return offsetof(ArenaHeader, roots) + slot * sizeof(std::uint64_t);
+  }
+  // Allocates a block and stores its offset in *dest. Errors: ENOSPC, EINVAL.
+  Result<Offset> allocate_to(Offset dest, std::size_t bytes);
+  // Frees the block whose offset is in *dest and sets *dest to 0. Errors: EINVAL.
+  Status free_from(Offset dest);
+  // A block that is nobody's until published; a crash gives it back. Fill it through data() and
+  // persist that before publish(), which may take effect before its own fence.
+  Result<Offset> reserve(std::size_t bytes);
+  Status cancel(Offset reserved);  // Errors: EINVAL it is not reserved.
+  struct Action {
+    enum class Kind : std::uint8_t { kSet, kAllocate, kFree };
+    Kind kind;
+    Offset at;                // a word to set, a reserved block, a block to free
+    std::uint64_t value = 0;  // kSet
+  };
+  // All of the actions or none. On E2BIG and EINVAL nothing changed and reservations stay.
+  Status publish(std::span<const Action> actions);
+  // Copies into an allocated block, all or nothing, of any length. Up to half a lane: one record.
+  // Longer: by way of a shadow block that is published first; six fences, and n bytes of free
+  // memory.
+  Status copy(Offset to, const void* from, std::size_t len);
+  // The home location, to be stored to by who owns the block.
+  [[nodiscard]] std::byte* data(Offset off) { return base_ + off; }
+
+  // --- Contract R: nothing is persisted per call. After an unclean stop call recover() before the
+  // first allocate() finds old memory again; until then old objects stay as they are.
+  Result<Offset> allocate(std::size_t bytes);  // Errors: ENOSPC, EINVAL
+  Status release(Offset block);                // Errors: EINVAL
+  class Marker {
+   public:
+    // Marks the recoverable object that holds `at`. True if it was not marked before: then visit
+    // what it points to. False also for what is no recoverable object.
+    bool mark(Offset at);
+
+   private:
+    friend class Recoverable;
+    explicit Marker(const SegmentTable& table) : table_(table) {}
+    const SegmentTable& table_;
+  };
+  // Keeps the recoverable objects that `visit` marks, reclaims all others. No other call meanwhile.
+  Status recover(const std::function<void(Marker&)>& visit);
+  // Keeps what any aligned word reaches from a root or a transactional block, taken as an offset or
+  // as an address in this mapping.
+  Status recover_conservatively();
+  [[nodiscard]] bool needs_recovery() const;  // has recoverable objects of an unclean stop
+
   [[nodiscard]] Stats stats() const;
   [[nodiscard]] Persist& persist() { return persist_; }
   void inject(Journal::Fault fault) { journal_->inject(fault); }
 
  private:
   friend class Tx;
+  friend class Recoverable;
 
   // Transactional segments of one class.
   struct alignas(2 * kLineBytes) Bin {
@@ -142,12 +197,15 @@ class Heap {
   static Status check_identity(const ArenaSource& source, const ArenaIdentity& identity,
                                std::uint32_t index);
   void write_identity(std::uint32_t index, const ArenaIdentity& model);
-  Status attach(std::uint32_t index);
+  Status attach(std::uint32_t index, bool clean);
   Status add_arena();
   Status mark_state(bool clean);
   [[nodiscard]] ArenaHeader* header(std::uint32_t index = 0) const;
 
-  Result<Slot> reserve(std::size_t bytes);
+  Status finish_copy();
+  Status copy_by_shadow(Offset to, const void* from, std::size_t len);
+  Status set_word(Tx& tx, Offset word, std::uint64_t value);
+  Result<Slot> reserve_slot(std::size_t bytes);
   Result<Slot> reserve_small(std::uint8_t size_class);
   Result<Slot> reserve_large(std::uint64_t span);
   Status grow(Bin& bin, std::uint8_t size_class);
@@ -156,6 +214,7 @@ class Heap {
   void log_large_header(Record& record, const Segment& segment) const;
   Result<Slot> begin_free(Offset block);
   void finish_free(std::span<const Slot> slots, std::uint64_t seq);
+  void wait_for_watermark(std::span<const Slot> slots, std::uint64_t seq, std::uint64_t bytes);
   Status release_limbo();
   Status return_slots(std::vector<Slot>& slots);
   Status trim();
@@ -179,6 +238,10 @@ class Heap {
   std::atomic<std::uint64_t> used_bytes_{0};
   std::mutex contexts_mutex_;
   std::vector<std::unique_ptr<TxContext>> contexts_;
+  std::mutex reserved_mutex_;
+  std::unordered_set<Offset> reserved_;
+  std::mutex copy_mutex_;                     // one long copy at a time: there is one intent
+  std::shared_ptr<Recoverable> recoverable_;  // shared with the caches of its threads
   Journal::Recovery recovery_;
   bool was_clean_ = false;
   std::uint32_t generation_ = 0;

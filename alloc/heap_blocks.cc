@@ -6,6 +6,7 @@
 
 #include "alloc/crc.h"
 #include "alloc/heap.h"
+#include "alloc/recoverable.h"
 
 namespace btd {
 namespace {
@@ -29,7 +30,7 @@ void Heap::unlist(Bin& bin, Segment* segment) {
   segment->list_index = Segment::kNotListed;
 }
 
-Result<Slot> Heap::reserve(std::size_t bytes) {
+Result<Slot> Heap::reserve_slot(std::size_t bytes) {
   if (bytes == 0) return fail(EINVAL, "A block has at least one byte.");
   if (bytes <= kMaxSmallBytes) return reserve_small(size_class_of(bytes));
   return reserve_large((bytes + kSegmentBytes - 1) / kSegmentBytes);
@@ -68,7 +69,7 @@ Status Heap::grow(Bin& bin, std::uint8_t size_class) {
   }
   const std::span<Segment* const> made(fresh.data(), got);
   if (made.empty()) return {};
-  BTD_TRY(table_.create_small(made));
+  BTD_TRY(table_.create(made));
   for (Segment* segment : made) list(bin, segment);
   return {};
 }
@@ -122,7 +123,7 @@ Status Heap::add_arena() {
   if (!persist_.drain()) return persist_.health();
   persist_.store(header()->arena_count, checked_word(index + 1));
   if (!persist_.drain()) return persist_.health();
-  return attach(index);
+  return attach(index, true);
 }
 
 // Gives back what reserve() took, of an aborted transaction. Nothing of it reached NVRAM.
@@ -179,6 +180,10 @@ void Heap::finish_free(std::span<const Slot> slots, std::uint64_t seq) {
     static_cast<void>(return_slots(now));
     return;
   }
+  wait_for_watermark(slots, seq, bytes);
+}
+
+void Heap::wait_for_watermark(std::span<const Slot> slots, std::uint64_t seq, std::uint64_t bytes) {
   {
     const std::lock_guard lock(limbo_mutex_);
     for (const Slot& slot : slots) limbo_.push_back({.seq = seq, .slot = slot});
@@ -209,6 +214,10 @@ Status Heap::return_slots(std::vector<Slot>& slots) {
   std::vector<Segment*> empty;
   for (const Slot& slot : slots) {
     Segment* segment = slot.segment;
+    if (segment->word.contract == Contract::kRecoverable) {
+      BTD_TRY(recoverable_->take_back(slot));
+      continue;
+    }
     if (segment->word.kind == SegmentKind::kLarge) {
       table_.put_back(segment);
       continue;

@@ -84,6 +84,15 @@ static_assert(sizeof(ArenaIdentity) == 88);
 static_assert(offsetof(ArenaIdentity, crc) == 84);
 static_assert(std::is_trivially_copyable_v<ArenaIdentity>);
 
+// A long copy that was promised: [shadow, shadow + len) goes to `to`. Nothing is promised if len is
+// 0.
+struct CopyIntent {
+  persistent<std::uint64_t> to;
+  persistent<std::uint64_t> shadow;
+  persistent<std::uint64_t> len;
+};
+static_assert(sizeof(CopyIntent) == 24);
+
 struct ArenaHeader {
   ArenaIdentity identity;
   std::array<std::uint8_t, 40> pad0;
@@ -92,12 +101,14 @@ struct ArenaHeader {
   persistent<std::uint64_t> arena_count;  // checked word: arenas whose header is durable; arena 0
   std::array<std::uint8_t, 312> pad2;
   persistent<std::uint64_t> roots[kRootSlots];  // changed through the journal; arena 0 only
-  std::array<std::uint8_t, 3072> pad3;
+  CopyIntent copy;                              // changed through the journal; arena 0 only
+  std::array<std::uint8_t, 3048> pad3;
 };
 static_assert(sizeof(ArenaHeader) == kPageBytes);
 static_assert(offsetof(ArenaHeader, state) == 128);
 static_assert(offsetof(ArenaHeader, arena_count) == 192);
 static_assert(offsetof(ArenaHeader, roots) == 512);
+static_assert(offsetof(ArenaHeader, copy) == 1024);
 
 // The state word's 56 bits: "dirty" is this word, never a lock, so a power cut leaves nothing held.
 struct HeapState {

@@ -31,6 +31,11 @@ struct Segment {
   std::uint32_t list_index = kNotListed;  // in its bin's list of segments with available slots
   std::unique_ptr<std::uint64_t[]> avail;
   std::unique_ptr<std::atomic<std::uint64_t>[]> live;
+  // Of a recoverable segment: the thread cache that owns avail, and what others freed meanwhile.
+  std::atomic<const void*> owner{nullptr};
+  std::atomic<std::uint32_t> remote_count{0};
+  std::atomic<std::uint64_t> logged_seq{0};
+  std::unique_ptr<std::atomic<std::uint64_t>[]> remote;
 
   // Takes an available slot. There is one: free_slots > 0.
   [[nodiscard]] std::uint32_t take_slot() {
@@ -43,6 +48,28 @@ struct Segment {
   void return_slot(std::uint32_t slot) {
     avail[slot / 64] |= mask_of(slot);
     ++free_slots;
+  }
+
+  // The newest record that writes into a recoverable segment; its slots wait for the watermark too.
+  void note_logged(std::uint64_t seq) {
+    std::uint64_t known = logged_seq.load(std::memory_order_relaxed);
+    while (known < seq && !logged_seq.compare_exchange_weak(known, seq)) {
+    }
+  }
+  void free_remotely(std::uint32_t slot) {
+    remote[slot / 64].fetch_or(mask_of(slot), std::memory_order_release);
+    remote_count.fetch_add(1, std::memory_order_release);
+  }
+  // Makes available what others freed. The caller owns avail.
+  void adopt_remote() {
+    if (remote_count.load(std::memory_order_acquire) == 0) return;
+    for (std::uint32_t i = 0; i < words; ++i) {
+      const std::uint64_t got = remote[i].exchange(0, std::memory_order_acquire);
+      const auto bits = static_cast<std::uint32_t>(std::popcount(got));
+      avail[i] |= got;
+      free_slots += bits;
+      remote_count.fetch_sub(bits, std::memory_order_relaxed);
+    }
   }
 
   [[nodiscard]] bool is_live(std::uint32_t slot) const {

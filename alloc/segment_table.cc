@@ -36,7 +36,7 @@ SegmentTable::SegmentTable(ArenaSource& source)
       stride_(source.arena_bytes() / kSegmentBytes + 1),
       persist_(source.persist()) {}
 
-Status SegmentTable::attach(std::uint32_t index, const Geometry& geometry,
+Status SegmentTable::attach(std::uint32_t index, const Geometry& geometry, bool clean,
                             std::vector<Segment*>& found) {
   auto arena = std::make_unique<Arena>();
   arena->geometry = geometry;
@@ -49,7 +49,7 @@ Status SegmentTable::attach(std::uint32_t index, const Geometry& geometry,
   const std::lock_guard lock(mutex_);
   for (std::uint32_t i = 0; i < geometry.segment_count;) {
     std::uint32_t used = 0;
-    BTD_TRY(read_segment(own, i, found, used));
+    BTD_TRY(read_segment(own, i, clean, found, used));
     if (used == 0) extents_.put(id_of(index, i), 1);
     i += std::max(used, 1U);
   }
@@ -63,8 +63,8 @@ Status SegmentTable::damaged(const Arena& arena, std::uint32_t index, const char
 }
 
 // Sets `used` to the segments that the one at `index` takes; 0 when it is free.
-Status SegmentTable::read_segment(Arena& arena, std::uint32_t index, std::vector<Segment*>& found,
-                                  std::uint32_t& used) {
+Status SegmentTable::read_segment(Arena& arena, std::uint32_t index, bool clean,
+                                  std::vector<Segment*>& found, std::uint32_t& used) {
   const Offset at = arena.base + arena.geometry.table_offset + index * sizeof(SegmentHeader);
   const auto* header = reinterpret_cast<const SegmentHeader*>(base_ + at);
   if (header->word == 0) return {};
@@ -79,27 +79,31 @@ Status SegmentTable::read_segment(Arena& arena, std::uint32_t index, std::vector
             : word.span == 0 || word.span > arena.geometry.segment_count - index) {
     return damaged(arena, index, "its size is out of range");
   }
-  // A large extent that was freed keeps its header: with the bit clear it means nothing.
-  if (!small && (header->bitmap[0] & 1U) == 0) return {};
+  // A transactional large extent that was freed keeps its header: with the bit clear it means
+  // nothing.
+  const bool recoverable = word.contract == Contract::kRecoverable;
+  if (!small && !recoverable && (header->bitmap[0] & 1U) == 0) return {};
   Segment* segment = make(word, id_of(arena.index, index));
-  if (!load_bitmap(*segment))
+  if (!load_bitmap(*segment, clean)) {
     return damaged(arena, index, "its bitmap has slots that do not exist");
+  }
   found.push_back(segment);
   used = word.span;
   return {};
 }
 
-Status SegmentTable::load_bitmap(Segment& segment) const {
+Status SegmentTable::load_bitmap(Segment& segment, bool clean) const {
   const auto* words = reinterpret_cast<const std::uint64_t*>(base_ + segment.bitmap);
-  const bool trusted = segment.word.contract == Contract::kTransactional;
+  const bool trusted = clean || segment.word.contract == Contract::kTransactional;
   segment.free_slots = 0;
   for (std::uint32_t i = 0; i < segment.words; ++i) {
     const std::uint32_t in_word = std::min(segment.slots - i * 64, 64U);
     const std::uint64_t exist =
         in_word == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << in_word) - 1;
-    if (trusted && (words[i] & ~exist) != 0) return fail(EUCLEAN);
-    segment.live[i].store(words[i] & exist, std::memory_order_relaxed);
-    segment.avail[i] = ~words[i] & exist;
+    const std::uint64_t bits = trusted ? words[i] : exist;
+    if ((bits & ~exist) != 0) return fail(EUCLEAN);
+    segment.live[i].store(bits, std::memory_order_relaxed);
+    segment.avail[i] = ~bits & exist;
     segment.free_slots += static_cast<std::uint32_t>(std::popcount(segment.avail[i]));
   }
   return {};
@@ -137,6 +141,13 @@ Segment* SegmentTable::make(SegmentWord word, std::uint64_t id) {
   }
   segment->avail = std::make_unique<std::uint64_t[]>(segment->words);
   segment->live = std::make_unique<std::atomic<std::uint64_t>[]>(segment->words);
+  segment->owner.store(nullptr, std::memory_order_relaxed);
+  segment->remote_count.store(0, std::memory_order_relaxed);
+  segment->logged_seq.store(0, std::memory_order_relaxed);
+  segment->remote.reset();
+  if (word.contract == Contract::kRecoverable) {
+    segment->remote = std::make_unique<std::atomic<std::uint64_t>[]>(segment->words);
+  }
   segment->free_slots = segment->slots;
   for (std::uint32_t i = 0; i < segment->words; ++i) {
     const std::uint32_t in_word = std::min(segment->slots - i * 64, 64U);
@@ -160,17 +171,18 @@ Segment* SegmentTable::take(SegmentWord word) {
   return id ? make(word, *id) : nullptr;
 }
 
-Status SegmentTable::create_small(std::span<Segment* const> fresh) {
+Status SegmentTable::create(std::span<Segment* const> fresh) {
   bool cleared = false;
   for (const Segment* segment : fresh) {
-    // The inline bitmap of a header whose word is 0 is zero on NVRAM; one at the head holds old
-    // data. A recoverable segment's bitmap means nothing before a clean close writes it.
-    if (kSizeClasses[segment->word.size_class].inline_bitmap ||
-        segment->word.contract == Contract::kRecoverable) {
-      continue;
-    }
-    std::memset(base_ + segment->bitmap, 0, segment->words * kWordBytes);
-    persist_.flush(base_ + segment->bitmap, segment->words * kWordBytes);
+    // A recoverable segment's bitmap means nothing before a clean close writes it.
+    if (segment->word.contract == Contract::kRecoverable) continue;
+    // At the head lies old data, whose zeros need not be durable. An inline bitmap that reads as
+    // zero is zero on NVRAM too: retire() and the journal fenced it.
+    auto* words = reinterpret_cast<std::uint64_t*>(base_ + segment->bitmap);
+    const bool zero = std::all_of(words, words + segment->words, [](auto w) { return w == 0; });
+    if (zero && kSizeClasses[segment->word.size_class].inline_bitmap) continue;
+    std::fill(words, words + segment->words, 0);
+    persist_.flush(words, segment->words * kWordBytes);
     cleared = true;
   }
   if (cleared && !persist_.drain()) return persist_.health();
@@ -184,7 +196,12 @@ Status SegmentTable::create_small(std::span<Segment* const> fresh) {
 Status SegmentTable::retire(std::span<Segment* const> empty) {
   if (empty.empty()) return {};
   for (const Segment* segment : empty) {
-    persist_.store(header_of(*segment)->word, std::uint64_t{0});
+    SegmentHeader* header = header_of(*segment);
+    // A clean close may have left bits of a recoverable segment; its next user wants zeros.
+    for (auto& word : header->bitmap) {
+      if (word != 0) persist_.store(word, std::uint64_t{0});
+    }
+    persist_.store(header->word, std::uint64_t{0});
   }
   if (!persist_.drain()) return persist_.health();
   for (Segment* segment : empty) put_back(segment);

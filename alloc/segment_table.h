@@ -40,16 +40,28 @@ class SegmentTable {
   SegmentTable& operator=(const SegmentTable&) = delete;
 
   // Takes in arena `index`, whose header is valid: reads its table, one line a segment; `found`
-  // gets every segment in use. A fresh arena has an all-zero table. Errors: EUCLEAN.
-  Status attach(std::uint32_t index, const Geometry& geometry, std::vector<Segment*>& found);
+  // gets every segment in use. A fresh arena has an all-zero table. `clean`: the bitmaps of
+  // recoverable segments are true; else all their slots count as live. Errors: EUCLEAN.
+  Status attach(std::uint32_t index, const Geometry& geometry, bool clean,
+                std::vector<Segment*>& found);
+  // Calls visit(Segment&) for every segment in use. No segment may come or go meanwhile.
+  template <class Visit>
+  void for_each(Visit&& visit) const {
+    for (std::uint32_t a = 0; a < arenas(); ++a) {
+      const Arena& arena = *arenas_[a];
+      for (std::uint32_t i = 0; i < arena.geometry.segment_count; ++i) {
+        Segment* segment = arena.segments[i].load(std::memory_order_acquire);
+        if (segment != nullptr && segment->id == id_of(a, i)) visit(*segment);
+      }
+    }
+  }
 
   // Takes `span` neighbouring free segments, or null when there are none.
-  // The header on NVRAM is not written: create_small() or a transaction does that.
+  // The header on NVRAM is not written: create() or a transaction does that.
   [[nodiscard]] Segment* take(SegmentWord word);
-  // Persists the headers of new small segments: one fence, two for classes with the bitmap at the
-  // head.
-  Status create_small(std::span<Segment* const> fresh);
-  // Persists zero words in the headers of empty small segments, in one fence, and frees them.
+  // Persists the headers of new segments: one fence, two where a transactional bitmap is cleared.
+  Status create(std::span<Segment* const> fresh);
+  // Persists zero words in the headers of empty segments, in one fence, and frees them.
   Status retire(std::span<Segment* const> empty);
   // Frees a segment whose header needs no change: a large extent whose bit is clear on NVRAM, or a
   // segment whose header was never written.
@@ -79,9 +91,9 @@ class SegmentTable {
   }
   Segment* make(SegmentWord word, std::uint64_t id);
   void set_pointers(const Segment& segment, Segment* to);
-  Status read_segment(Arena& arena, std::uint32_t index, std::vector<Segment*>& found,
+  Status read_segment(Arena& arena, std::uint32_t index, bool clean, std::vector<Segment*>& found,
                       std::uint32_t& used);
-  Status load_bitmap(Segment& segment) const;
+  Status load_bitmap(Segment& segment, bool clean) const;
   Status damaged(const Arena& arena, std::uint32_t index, const char* what) const;
   [[nodiscard]] SegmentHeader* header_of(const Segment& segment) const {
     return reinterpret_cast<SegmentHeader*>(base_ + segment.header);

@@ -9,6 +9,10 @@
 namespace btd {
 namespace {
 
+Segment* if_recoverable(const Slot& slot) {
+  return slot.segment->word.contract == Contract::kRecoverable ? slot.segment : nullptr;
+}
+
 std::uint64_t word_at(const std::byte* at) {
   std::uint64_t word = 0;
   std::memcpy(&word, at, sizeof(word));
@@ -49,7 +53,7 @@ Tx::~Tx() {
 
 Result<Offset> Tx::alloc(std::size_t bytes) {
   if (!context_) return fail(EINVAL, "The transaction is over; begin another.");
-  BTD_ASSIGN(const Slot slot, heap_->reserve(bytes));
+  BTD_ASSIGN(const Slot slot, heap_->reserve_slot(bytes));
   context_->alloc_at.put(slot.offset(), static_cast<std::uint32_t>(context_->allocs.size()));
   context_->allocs.push_back({.slot = slot});
   return slot.offset();
@@ -123,7 +127,8 @@ Result<std::byte*> Tx::edit(Offset off, std::size_t len) {
   }
   if (!context_->sets.empty()) absorb_sets(off, len, copy);
   context_->edit_at.put(off, static_cast<std::uint32_t>(context_->edits.size()));
-  context_->edits.push_back({.off = off, .len = len, .copy = copy, .fresh = fresh});
+  context_->edits.push_back(
+      {.off = off, .len = len, .copy = copy, .fresh = fresh, .recoverable = if_recoverable(slot)});
   return copy;
 }
 
@@ -150,7 +155,7 @@ Status Tx::set(Offset word, std::uint64_t value) {
     return {};
   }
   std::erase_if(context_->sets, [&](const TxContext::Set& set) { return set.word == word; });
-  context_->sets.push_back({.word = word, .value = value});
+  context_->sets.push_back({.word = word, .value = value, .recoverable = if_recoverable(slot)});
   return {};
 }
 
@@ -257,6 +262,12 @@ void Tx::finish(std::uint64_t seq) {
     if (alloc.dropped) continue;
     alloc.slot.segment->set_live(alloc.slot.index);
     taken += alloc.slot.bytes();
+  }
+  for (const TxContext::Edit& edit : context_->edits) {
+    if (edit.recoverable != nullptr) edit.recoverable->note_logged(seq);
+  }
+  for (const TxContext::Set& set : context_->sets) {
+    if (set.recoverable != nullptr) set.recoverable->note_logged(seq);
   }
   heap_->used_bytes_.fetch_add(taken, std::memory_order_relaxed);
   if (!context_->frees.empty()) heap_->finish_free(context_->frees, seq);

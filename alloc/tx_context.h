@@ -114,7 +114,8 @@ struct TxContext {
     Offset off = 0;
     std::size_t len = 0;  // a multiple of 8; 0: dropped, its block was freed
     std::byte* copy = nullptr;
-    bool fresh = false;  // in a block that this transaction allocated
+    bool fresh = false;              // in a block that this transaction allocated
+    Segment* recoverable = nullptr;  // its segment, where that is recoverable
   };
   struct Alloc {
     Slot slot;
@@ -123,6 +124,7 @@ struct TxContext {
   struct Set {
     Offset word = 0;
     std::uint64_t value = 0;
+    Segment* recoverable = nullptr;
   };
 
   std::vector<Edit> edits;
