@@ -50,6 +50,13 @@ Result<std::string> absolute(const std::string& path, const char* what) {
   return result;
 }
 
+// Makes only async-signal-safe calls.
+void redirect_standard_streams() {
+  const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+  for (int fd : {0, 1, 2}) dup2(null, fd);
+  if (null > 2) close(null);
+}
+
 class Supervisor {
  public:
   Supervisor(const MountOptions& options, std::function<void()> ready)
@@ -146,6 +153,8 @@ class Supervisor {
       sigset_t none;
       sigemptyset(&none);
       sigprocmask(SIG_SETMASK, &none, nullptr);
+      // Whoever reads the output of `btd mount` would wait for the end of the worker too.
+      if (!options_.foreground) redirect_standard_streams();
       execv(program.c_str(), argv);
       if (upgrade) execv("/proc/self/exe", argv);
       _exit(127);
@@ -448,12 +457,6 @@ Result<int> wait_for_report(int fd) {
   if (n != sizeof report) return fail(EIO, "the supervisor died while it was starting; see syslog");
   if (report.code == 0) return 0;
   return fail(report.code, std::string(report.text, std::min<std::size_t>(report.length, 480)));
-}
-
-void redirect_standard_streams() {
-  const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-  for (int fd : {0, 1, 2}) dup2(null, fd);
-  if (null > 2) close(null);
 }
 
 [[noreturn]] void run_in_background(const MountOptions& options, int report_fd) {
