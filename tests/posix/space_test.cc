@@ -24,6 +24,13 @@ uint64_t Free() {
   return uint64_t{fs.f_bavail} * fs.f_frsize;
 }
 
+/// The last close of a file may be told to a file system in user space after close has returned,
+/// so its space may take a moment.
+bool ComesBack(uint64_t wanted) {
+  for (int i = 0; i < 500 && Free() + kSlack < wanted; ++i) ::usleep(10'000);
+  return Free() + kSlack >= wanted;
+}
+
 class Full : public PosixTest {
  protected:
   void SetUp() override {
@@ -37,7 +44,7 @@ class Full : public PosixTest {
     if (!IsSkipped()) {
       EXPECT_EQ(std::string(kMiB, 'k'), ReadFile("kept"));
       ::unlink("kept");
-      EXPECT_GE(Free() + kSlack, free_at_start_) << "space did not come back";
+      EXPECT_TRUE(ComesBack(free_at_start_));
     }
     PosixTest::TearDown();
   }
@@ -79,7 +86,7 @@ TEST_F(Space, FallocateTakesAndUnlinkReturns) {
     EXPECT_LE(Free(), before - 31 * kMiB);
   }
   ASSERT_OK(::unlink("x"));
-  EXPECT_GE(Free() + kSlack, before);
+  EXPECT_TRUE(ComesBack(before));
 }
 
 TEST_F(Full, WriteSaysENOSPCAndKeepsWhatItTook) {
