@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <spdlog/spdlog.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -18,7 +19,6 @@ namespace {
 
 constexpr unsigned kBacklog = 16;      // requests in a row without a wait that call for help
 constexpr std::uint32_t kSetSize = 8;  // in the first word of a SETATTR
-constexpr std::size_t kAlignment = 4096;
 
 bool has_no_reply(std::uint32_t opcode) {
   return opcode == proto::kForget || opcode == proto::kBatchForget || opcode == proto::kInterrupt;
@@ -26,24 +26,46 @@ bool has_no_reply(std::uint32_t opcode) {
 
 }  // namespace
 
+// Memory for one request, present from the start. The kernel fails a request with EIO if it cannot
+// copy it to its reader, and a killed reader faults no page in: the application would see our
+// death.
+class RequestBuffer {
+ public:
+  explicit RequestBuffer(std::size_t bytes) : bytes_(bytes) {
+    void* at = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (at == MAP_FAILED) return;
+    data_ = static_cast<char*>(at);
+    (void)mlock(data_, bytes_);  // where that is not allowed, swapping is the only risk left
+  }
+  ~RequestBuffer() {
+    if (data_ != nullptr) munmap(data_, bytes_);
+  }
+  RequestBuffer(const RequestBuffer&) = delete;
+  RequestBuffer& operator=(const RequestBuffer&) = delete;
+
+  [[nodiscard]] char* data() const { return data_; }
+  [[nodiscard]] std::size_t bytes() const { return bytes_; }
+
+ private:
+  std::size_t bytes_;
+  char* data_ = nullptr;
+};
+
 // One serving thread: its buffer and its slot.
 class RequestLoop::Worker {
  public:
   explicit Worker(RequestLoop& loop)
-      : loop_(loop),
-        bytes_((loop.options_.buffer_bytes + kAlignment - 1) & ~(kAlignment - 1)),
-        buffer_(static_cast<char*>(std::aligned_alloc(kAlignment, bytes_))),
-        slot_(loop.state_.claim_slot()) {}
+      : loop_(loop), buffer_(loop.options_.buffer_bytes), slot_(loop.state_.claim_slot()) {}
   ~Worker() {
     if (slot_) loop_.state_.give_back_slot(*slot_);
-    std::free(buffer_);
   }
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
-  [[nodiscard]] bool usable() const { return slot_.has_value() && buffer_ != nullptr; }
+  [[nodiscard]] bool usable() const { return slot_.has_value() && buffer_.data() != nullptr; }
   [[nodiscard]] const proto::InHeader& header() const {
-    return *reinterpret_cast<const proto::InHeader*>(buffer_);
+    return *reinterpret_cast<const proto::InHeader*>(buffer_.data());
   }
   [[nodiscard]] bool resent() const { return (header().unique & proto::kUniqueResent) != 0; }
 
@@ -51,7 +73,7 @@ class RequestLoop::Worker {
 
   Got read_now() {
     for (;;) {
-      const ssize_t n = ::read(loop_.fuse_fd_, buffer_, bytes_);
+      const ssize_t n = ::read(loop_.fuse_fd_, buffer_.data(), buffer_.bytes());
       if (n >= static_cast<ssize_t>(sizeof(proto::InHeader))) {
         size_ = static_cast<std::size_t>(n);
         return Got::kRequest;
@@ -117,7 +139,7 @@ class RequestLoop::Worker {
         return true;
       case proto::kSetattr: {
         std::uint32_t valid = 0;
-        std::memcpy(&valid, buffer_ + sizeof(proto::InHeader), sizeof valid);
+        std::memcpy(&valid, buffer_.data() + sizeof(proto::InHeader), sizeof valid);
         return (valid & kSetSize) != 0;
       }
       case proto::kRelease: {
@@ -154,14 +176,13 @@ class RequestLoop::Worker {
  private:
   void process() {
     fuse_buf buf{};
-    buf.mem = buffer_;
+    buf.mem = buffer_.data();
     buf.size = size_;
     fuse_session_process_buf(loop_.session_, &buf);
   }
 
   RequestLoop& loop_;
-  std::size_t bytes_;
-  char* buffer_;
+  RequestBuffer buffer_;
   std::optional<std::uint32_t> slot_;
   std::size_t size_ = 0;
   bool served_ = false;

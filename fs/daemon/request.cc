@@ -18,8 +18,7 @@ void kill_if_asked(StateHeader& header, KillPoint point, std::uint32_t opcode) {
   std::uint32_t asked = word.load(std::memory_order_relaxed);
   if (asked == 0 || (asked & ~kKillAlways) != kill_word(point, opcode)) [[likely]]
     return;
-  if ((asked & kKillAlways) != 0 || word.compare_exchange_strong(asked, 0))
-    kill(getpid(), SIGKILL);
+  if ((asked & kKillAlways) != 0 || word.compare_exchange_strong(asked, 0)) kill(getpid(), SIGKILL);
 }
 
 RequestScope::RequestScope(Metrics& metrics, StateHeader& header, std::uint32_t opcode,
