@@ -5,6 +5,7 @@
 #include "alloc/crash_harness.h"
 #include "alloc/heap.h"
 #include "tests/alloc/heap_model.h"
+#include "tests/alloc/pinned.h"
 
 namespace btd {
 namespace {
@@ -109,6 +110,7 @@ TEST(HeapCrash, RandomCrashPointsOfALongRun) {
 }
 
 TEST(HeapCrash, HarnessSeesAFaultyProtocol) {
+  const test::PinnedThread pinned;
   for (const auto fault :
        {Journal::Fault::kApplyBeforeCommit, Journal::Fault::kWatermarkBeforeFlush,
         Journal::Fault::kReuseBeforeWatermark}) {
@@ -122,6 +124,7 @@ TEST(HeapCrash, HarnessSeesAFaultyProtocol) {
 }
 
 TEST(HeapCrash, HarnessSeesDroppedFlushesAndFences) {
+  const test::PinnedThread pinned;
   for (const auto kind : {Mutation::Kind::kIgnoreFlush, Mutation::Kind::kSkipFence}) {
     const Plan plan{.crash = {.seeds = 1, .nested = false}, .steps = 5, .seed = 7};
     const auto sound = run(plan);

@@ -10,6 +10,7 @@
 
 #include "alloc/crash_harness.h"
 #include "alloc/journal.h"
+#include "tests/alloc/pinned.h"
 
 namespace btd {
 namespace {
@@ -124,6 +125,7 @@ TEST(JournalCrash, EveryFenceOfSeveralThreads) {
 }
 
 TEST(JournalCrash, HarnessSeesAFaultyProtocol) {
+  const test::PinnedThread pinned;
   for (const auto fault :
        {Journal::Fault::kApplyBeforeCommit, Journal::Fault::kWatermarkBeforeFlush}) {
     const auto report = run({.arena_bytes = kSmallRegion, .seeds = 5}, 1, 60, fault);
@@ -132,6 +134,7 @@ TEST(JournalCrash, HarnessSeesAFaultyProtocol) {
 }
 
 TEST(JournalCrash, HarnessSeesEveryDroppedRecordFlush) {
+  const test::PinnedThread pinned;
   // The first commits: each is one flush and one fence.
   for (std::uint64_t n = 1; n <= 4; ++n) {
     for (const auto kind :
@@ -144,6 +147,7 @@ TEST(JournalCrash, HarnessSeesEveryDroppedRecordFlush) {
 }
 
 TEST(JournalCrash, HarnessSeesADroppedCheckpointFence) {
+  const test::PinnedThread pinned;
   // One of the fences of the first laps is the checkpoint's; dropping any must be seen.
   const auto sound = run({.arena_bytes = kSmallRegion, .seeds = 1}, 1, 16);
   ASSERT_TRUE(sound.ok());
