@@ -71,9 +71,6 @@ as_root() {
   if is_root; then "$@"; else sudo -E "$@"; fi
 }
 
-# Shows a size in bytes as people write it.
-human() { numfmt --to=iec --format=%.1f "$1"; }
-
 # Only what this checkout made: a BTD_DEPS elsewhere is left alone.
 cmd_clean() {
   rm -rf "${BTD_ROOT:?}/build"

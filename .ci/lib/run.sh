@@ -4,10 +4,10 @@
 readonly BTD=$BTD_ROOT/build/release/bin/btd
 readonly DEFAULT_MOUNT=/mnt/bartender
 
-# A quarter of the RAM, 2 GiB at most, in bytes.
+# A quarter of the RAM, 2 GiB at most.
 default_size() {
   awk '/^MemTotal:/ { b = $2 * 1024 / 4; cap = 2 * 1024 ^ 3
-                      printf "%d", (b < cap ? b : cap) - (b < cap ? b : cap) % 1048576 }' /proc/meminfo
+                      printf "%dM", (b < cap ? b : cap) / 1048576 }' /proc/meminfo
 }
 
 is_mounted() { findmnt --noheadings --types fuse.bartender --mountpoint "$1" >/dev/null; }
@@ -42,7 +42,7 @@ start_bartender() {
   local pool=$1 mount=$2 size=$3
   as_root mkdir -p "$pool" "$mount"
   if ! as_root test -e "$pool/superblock"; then
-    must_step "Format $(human "$size") of RAM as emulated NVRAM" \
+    must_step "Format a pool with $size of RAM as emulated NVRAM" \
       as_root "$BTD" format "$pool" --emulate ram --size "$size"
   fi
   must_step "Mount $pool at $mount" as_root "$BTD" mount "$pool" "$mount"
@@ -52,12 +52,12 @@ what_to_try() {
   cat <<TRY
 
 ${BOLD}bartender is mounted at $1.${PLAIN} Try:
-  cp -a /usr/include $1/ && du -sh $1/include     # it is a file system
-  getfattr -d -m user.btd $1/include/stdio.h      # home, mode, backing file
-  cat $1/.btd/status                              # the daemon, in its own words
-  $BTD ls $1/include/stdio.h
-  fio --name=try --directory=$1 --size=64M --ioengine=mmap --rw=randwrite --bs=4k
-  ./bootstrap stop                                           # unmount
+  export PATH=${BTD%/*}:\$PATH
+  cp -a /usr/include $1/ && du -sh $1/include   # it is a file system
+  btd ls $1/include/stdio.h                     # home, mode, size and extents of an allocation
+  btd status $1                                 # the daemon, in its own words
+  btd df $1
+  ./bootstrap stop                                         # unmount
 TRY
 }
 
