@@ -31,9 +31,9 @@ using Status = Result<void>;
 }  // namespace btd
 
 // Returns the error of `expr` to the caller, if it has one.
-#define BTD_TRY(expr)                                                     \
-  do {                                                                    \
-    if (auto btd_try_status = (expr); !btd_try_status) [[unlikely]]       \
+#define BTD_TRY(expr)                                                          \
+  do {                                                                         \
+    if (auto btd_try_status = (expr); !btd_try_status) [[unlikely]]            \
       return std::unexpected<::btd::Error>(std::move(btd_try_status).error()); \
   } while (false)
 
@@ -41,8 +41,8 @@ using Status = Result<void>;
 #define BTD_CONCAT(a, b) BTD_CONCAT_(a, b)
 // Declares `decl` from the value of `expr`, or returns its error to the caller.
 #define BTD_ASSIGN(decl, expr) BTD_ASSIGN_(BTD_CONCAT(btd_result_, __LINE__), decl, expr)
-#define BTD_ASSIGN_(tmp, decl, expr)                                  \
-  auto tmp = (expr);                                                  \
-  if (!tmp) [[unlikely]]                                              \
-    return std::unexpected<::btd::Error>(std::move(tmp).error());     \
+#define BTD_ASSIGN_(tmp, decl, expr)                              \
+  auto tmp = (expr);                                              \
+  if (!tmp) [[unlikely]]                                          \
+    return std::unexpected<::btd::Error>(std::move(tmp).error()); \
   decl = *std::move(tmp)
