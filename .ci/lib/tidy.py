@@ -8,6 +8,7 @@ import concurrent.futures
 import hashlib
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -35,7 +36,8 @@ def project_headers():
 def key_of(entry, inputs):
     digest = hashlib.sha256((ROOT / ".clang-tidy").read_bytes())
     digest.update(entry["command"].encode())
-    for path in sorted({pathlib.Path(entry["file"]), *inputs.get(entry["output"], [])}):
+    made = re.search(r" -o (\S+)", entry["command"]).group(1)
+    for path in sorted({pathlib.Path(entry["file"]), *inputs.get(made, [])}):
         digest.update(str(path).encode())
         digest.update(path.read_bytes() if path.exists() else b"gone")
     return digest.hexdigest()
