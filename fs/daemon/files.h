@@ -50,7 +50,8 @@ class FileTable {
   // Errors: ESTALE the data is gone; those of the backing store.
   Result<int> open(std::uint32_t slot, InodeId id, int dlookup, int fd);
   void release(std::uint32_t slot, InodeId id);
-  void forget(InodeId id, std::uint64_t n);
+  // Whether the kernel has no lookup of it left.
+  bool forget(InodeId id, std::uint64_t n);
   // The last name of `id` went, or it never had one.
   void orphaned(InodeId id);
 

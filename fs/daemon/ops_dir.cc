@@ -70,8 +70,9 @@ fuse_entry_param plain_entry(InodeId id, std::uint32_t type) {
   return entry;
 }
 
-Result<fuse_entry_param> plus_entry(const Server& s, const DirEntry& name) {
+Result<fuse_entry_param> plus_entry(Server& s, InodeId dir, const DirEntry& name) {
   BTD_ASSIGN(const Inode inode, s.names.get(name.id));
+  s.parents->note(inode, dir);
   fuse_entry_param entry{};
   BTD_ASSIGN(entry.attr, attributes(s, inode));
   entry.ino = inode.id;
@@ -80,13 +81,13 @@ Result<fuse_entry_param> plus_entry(const Server& s, const DirEntry& name) {
   return entry;
 }
 
-bool add_dots(Listing& listing, InodeId dir, off_t offset) {
+bool add_dots(Listing& listing, InodeId dir, InodeId parent, off_t offset) {
   if (offset < 1 && !listing.add(".", plain_entry(dir, S_IFDIR), 1)) return false;
-  return offset >= 2 || listing.add("..", plain_entry(kRootId, S_IFDIR), 2);
+  return offset >= 2 || listing.add("..", plain_entry(parent, S_IFDIR), 2);
 }
 
 void list_virtual(Listing& listing, InodeId dir, off_t offset) {
-  if (dir != VirtualTree::kDir || !add_dots(listing, dir, offset)) return;
+  if (dir != VirtualTree::kDir || !add_dots(listing, dir, kRootId, offset)) return;
   for (std::uint64_t i = 0; i < VirtualTree::kNames.size(); ++i) {
     const auto& known = VirtualTree::kNames[i];
     if (static_cast<std::uint64_t>(std::max<off_t>(offset, 2)) >= i + 3) continue;
@@ -95,8 +96,8 @@ void list_virtual(Listing& listing, InodeId dir, off_t offset) {
   }
 }
 
-Status list_names(const Server& s, Listing& listing, InodeId dir, off_t offset, bool plus) {
-  if (!add_dots(listing, dir, offset)) return {};
+Status list_names(Server& s, Listing& listing, InodeId dir, off_t offset, bool plus) {
+  if (!add_dots(listing, dir, s.parents->of(dir), offset)) return {};
   std::uint64_t cookie = offset > 2 ? static_cast<std::uint64_t>(offset) : 0;
   for (;;) {
     const std::size_t limit = plus ? kMaxPlusEntries - listing.entries() : kPlainBatch;
@@ -110,7 +111,7 @@ Status list_names(const Server& s, Listing& listing, InodeId dir, off_t offset, 
       }
       auto entry = plain_entry(name.id, name.type);
       if (plus) {
-        auto full = plus_entry(s, name);
+        auto full = plus_entry(s, dir, name);
         if (!full && full.error().code != ENOENT) return fail(full.error().code);
         if (full) entry = *full;  // removed meanwhile: its bare name is still a true answer
       }

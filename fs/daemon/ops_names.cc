@@ -50,7 +50,10 @@ void lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
     return id ? reply_virtual(req, *id) : reply_absent(req);
   }
   auto inode = s.names.lookup(parent, name);
-  if (inode) return reply_entry(req, scope, *inode);
+  if (inode) {
+    s.parents->note(*inode, parent);
+    return reply_entry(req, scope, *inode);
+  }
   if (inode.error().code == ENOENT) return reply_absent(req);
   reply_error(req, inode.error().code);
 }
@@ -89,6 +92,7 @@ void make_named(fuse_req_t req, std::uint32_t opcode, fuse_ino_t parent, const c
   auto inode = make_inode(s, parent, name, node, &fd);
   if (!inode) return reply_error(req, inode.error().code);
   scope.reached(KillPoint::kCommitted);
+  s.parents->note(*inode, parent);
   reply_entry(req, scope, *inode);
 }
 
@@ -217,9 +221,15 @@ void rename(fuse_req_t req, fuse_ino_t from, const char* name, fuse_ino_t to, co
   if (refused(req, from, name) || refused(req, to, new_name)) return;
   if ((flags & ~static_cast<unsigned>(RENAME_NOREPLACE | RENAME_EXCHANGE)) != 0)
     return reply_error(req, EINVAL);
-  if (const auto done = earlier(s)) return finish_removal(req, scope, *done);
-  finish_removal(req, scope,
-                 s.names.rename(from, name, to, new_name, flags, current_request().tag));
+  const auto done = earlier(s);
+  const Result<Outcome> outcome =
+      done ? Result<Outcome>(*done)
+           : s.names.rename(from, name, to, new_name, flags, current_request().tag);
+  if (outcome) {
+    s.parents->moved(outcome->id, to);
+    if ((flags & RENAME_EXCHANGE) != 0) s.parents->moved(outcome->replaced, from);
+  }
+  finish_removal(req, scope, outcome);
 }
 
 void readlink(fuse_req_t req, fuse_ino_t id) {
@@ -231,12 +241,17 @@ void readlink(fuse_req_t req, fuse_ino_t id) {
   fuse_reply_readlink(req, target->c_str());
 }
 
+void drop_lookups(Server& s, InodeId id, std::uint64_t n) {
+  if (is_virtual(id) || id == kRootId) return;
+  if (s.files.forget(id, n)) s.parents->forgotten(id);
+}
+
 // The kernel drops its references; nobody waits for an answer, and it never asks again.
 void forget(fuse_req_t req, fuse_ino_t id, std::uint64_t n) {
   Server& s = server(req);
   {
     const RequestScope scope(s.metrics, s.state.header(), proto::kForget, id, "");
-    if (!is_virtual(id) && id != kRootId) s.files.forget(id, n);
+    drop_lookups(s, id, n);
   }
   fuse_reply_none(req);
 }
@@ -245,9 +260,7 @@ void forget_multi(fuse_req_t req, std::size_t count, fuse_forget_data* forgets) 
   Server& s = server(req);
   {
     const RequestScope scope(s.metrics, s.state.header(), proto::kBatchForget, 0, "");
-    for (std::size_t i = 0; i < count; ++i)
-      if (!is_virtual(forgets[i].ino) && forgets[i].ino != kRootId)
-        s.files.forget(forgets[i].ino, forgets[i].nlookup);
+    for (std::size_t i = 0; i < count; ++i) drop_lookups(s, forgets[i].ino, forgets[i].nlookup);
   }
   fuse_reply_none(req);
 }

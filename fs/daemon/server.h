@@ -16,6 +16,7 @@
 
 #include "fs/daemon/daemon.h"
 #include "fs/daemon/files.h"
+#include "fs/daemon/parents.h"
 #include "fs/daemon/request.h"
 #include "fs/daemon/virtual_tree.h"
 #include "fs/pool/pool.h"
@@ -37,6 +38,7 @@ struct Server {
   FileTable& files;
   Metrics& metrics;
   VirtualTree* virtual_tree = nullptr;
+  Parents* parents = nullptr;
   std::string passthrough_reason;  // why there is none; empty if there is
   bool over_io_uring = false;
   std::string transport_note;  // what became of a request for io_uring
