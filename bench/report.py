@@ -47,17 +47,36 @@ def as_json(result):
     return json.dumps(result, indent=2) + '\n'
 
 
-def markdown(result):
-    lines = ['# Performance', '',
-             'The last table that `bench/run` printed. A ratio is that of one round: mount, other, other, mount,',
-             'one after the other; shown are the median of the rounds, the lowest and the highest. Rates depend on',
-             'the machine, ratios much less. With passthrough_hp, libfuse\'s example server, the same requests',
-             'reach the same file system without a journal.', '', '## Mount, raw pool, passthrough_hp', '',
+SECTION = '## Mount, raw pool, passthrough_hp'
+INTRODUCTION = """# Performance
+
+The last table of every benchmark, its command and its machine. Rates depend on the machine, and on
+what else it does, ratios much less; so every table compares within one run.
+"""
+
+
+def section(result):
+    lines = [SECTION, '',
+             'A round measures mount, other, other, mount, one after the other (or the reverse), and gives one',
+             'ratio; shown are the median of the rounds, the lowest and the highest. passthrough_hp is the',
+             'example server of libfuse: the same requests reach the same file system, without a journal.', '',
              '| ' + ' | '.join(HEAD) + ' |', '|' + '---|' * len(HEAD)]
     lines += ['| ' + ' | '.join(cells(r)) + ' |' for r in result['rows']]
     lines += [''] + [f'- {note}' for note in result['notes']]
-    lines += [f'- {machine_line(result)}', f'- Measured on {result["date"]} with `{result["command"].strip()}`.', '']
+    lines += [f'- {machine_line(result)}',
+              f'- Load average when it began: {result["machine"]["load_before"]}.',
+              f'- Measured on {result["date"]} with `{result["command"].strip()}`.', '']
     return '\n'.join(lines)
+
+
+def markdown(result, before):
+    """The text of docs/performance.md with this section new; `before` is its text so far."""
+    kept = before or INTRODUCTION + '\n'
+    start = kept.find(SECTION)
+    if start < 0:
+        return kept.rstrip('\n') + '\n\n' + section(result)
+    end = kept.find('\n## ', start)
+    return kept[:start] + section(result) + (kept[end:] if end >= 0 else '')
 
 
 def svg(result):
