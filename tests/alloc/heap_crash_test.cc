@@ -133,7 +133,7 @@ TEST(HeapCrash, HarnessSeesDroppedFlushesAndFences) {
     unsigned seen = 0;
     for (std::uint64_t n = 1; n <= all; ++n) {
       Plan broken = plan;
-      broken.crash.seeds = 60;
+      broken.crash.seeds = 30;
       broken.crash.mutation = {kind, n};
       const auto report = run(broken);
       seen += report.ok() ? 0 : 1;
