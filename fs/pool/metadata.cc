@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
+#include <unordered_set>
 
 #include "alloc/embedded_store.h"
 #include "alloc/file_arenas.h"
@@ -69,6 +71,8 @@ class HeapMetadata final : public Metadata {
   Status close() override { return heap_->close(); }
 
  private:
+  Status find_leaks(const std::unordered_set<Offset>& used, bool reclaim, Structures& found);
+
   // Each uses the one before it.
   std::unique_ptr<FileArenas> arenas_;
   std::unique_ptr<Heap> heap_;
@@ -76,12 +80,11 @@ class HeapMetadata final : public Metadata {
   Persistence persistence_;
 };
 
-// Blocks that the map does not visit are leaked: nothing else lives in this heap.
 Result<Structures> HeapMetadata::check_structures(bool reclaim) {
-  (void)reclaim;
   Structures found;
-  const OrderedMap::Report report = store_->check([&](Offset block, std::size_t) {
-    ++found.blocks;
+  std::unordered_set<Offset> used;
+  OrderedMap::Report report = store_->check([&](Offset block, std::size_t) {
+    used.insert(block);
     if (const auto bytes = heap_->block_bytes(block)) {
       found.bytes += *bytes;
     } else {
@@ -89,8 +92,33 @@ Result<Structures> HeapMetadata::check_structures(bool reclaim) {
                              bytes.error().message);
     }
   });
-  found.damage.insert(found.damage.end(), report.damage.begin(), report.damage.end());
+  found.blocks = used.size();
+  std::ranges::move(report.damage, std::back_inserter(found.damage));
+  // What lies below a damaged page was not visited; it must not be taken for leaked.
+  if (!found.damage.empty() || heap_->stats().used_bytes == found.bytes) return found;
+  BTD_TRY(find_leaks(used, reclaim, found));
   return found;
+}
+
+// Nothing but the map lives in this heap, so a block that it does not use is leaked. The heap has
+// no list of its blocks, but knows for every place whether one starts there; this is asked only
+// where the sums say that there is something to find.
+Status HeapMetadata::find_leaks(const std::unordered_set<Offset>& used, bool reclaim,
+                                Structures& found) {
+  constexpr Offset kStep = 16;  // every size class and every segment is a multiple
+  const Offset end = std::uint64_t{arenas_->count()} * arenas_->arena_bytes();
+  for (Offset at = 0; at < end; at += kStep) {
+    const auto bytes = heap_->block_bytes(at);
+    if (!bytes || used.contains(at)) continue;
+    ++found.leaked_blocks;
+    found.leaked_bytes += *bytes;
+    if (!reclaim) continue;
+    Tx tx = heap_->begin();
+    BTD_TRY(tx.free(at));
+    BTD_TRY(tx.commit());
+    found.reclaimed = true;
+  }
+  return {};
 }
 
 }  // namespace

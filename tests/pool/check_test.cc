@@ -2,10 +2,13 @@
 // nothing.
 #include "fs/check/check.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 
 #include <map>
 
+#include "alloc/file_arenas.h"
+#include "alloc/heap.h"
 #include "fs/namespace/layout.h"
 #include "fs/namespace/namespace.h"
 #include "fs/pool/pool.h"
@@ -434,6 +437,60 @@ TEST_F(CheckTest, SuperblockAndItsCopy) {
   write_whole(first, "x");
   write_whole(copy, "x");
   EXPECT_EQ(exit_of(check(true)), CheckExit::kUncorrected);
+}
+
+TEST_F(CheckTest, LeakedBlocksOfTheHeap) {
+  {
+    const UniqueFd meta(::open((scratch_.pool() + "/meta").c_str(), O_RDONLY | O_CLOEXEC));
+    auto arenas = FileArenas::open(meta.get(), 64, FileArenas::Mode::kShared);
+    ASSERT_WORKS(arenas);
+    auto heap = Heap::open(**arenas);
+    ASSERT_WORKS(heap);
+    for (const std::size_t bytes : {100, 5000, 200'000}) {
+      Tx tx = (*heap)->begin();
+      ASSERT_WORKS(tx.alloc(bytes));
+      ASSERT_WORKS(tx.commit());
+    }
+    ASSERT_WORKS((*heap)->close());
+  }
+  expect_repaired("3 blocks of the heap");
+}
+
+TEST_F(CheckTest, AFullPoolCanBeEmptiedAndStaysClean) {
+  if (!is_root()) GTEST_SKIP() << "mounting needs root";
+  ASSERT_WORKS(Pool::format(scratch_.path("small"),
+                            {.emulate = Emulation::kRam, .capacity = std::uint64_t{16} << 20}));
+  auto pool = Pool::open(scratch_.path("small"), *PoolLock::acquire(scratch_.path("small")));
+  ASSERT_WORKS(pool);
+  auto names = *Namespace::open((*pool)->meta());
+  // Data takes all that is left, then names what their arena has.
+  const auto hog = (*pool)->backing().create(1000);
+  ASSERT_WORKS(hog);
+  const auto room = (*pool)->backing().statfs();
+  ASSERT_EQ(::fallocate(hog->get(), 0, 0, static_cast<off_t>(room->f_bavail * room->f_frsize)), 0);
+  int made = 0;
+  for (;; ++made) {
+    const auto id = names->allocate_id();
+    const std::string name = std::to_string(made) + std::string(200, 'n');
+    const auto created = id ? names->create(kRootId, name, *id, {.mode = S_IFREG | 0644}, {})
+                            : Result<Inode>(std::unexpected(id.error()));
+    if (created) continue;
+    ASSERT_EQ(created.error().code, ENOSPC) << created.error().message;
+    break;
+  }
+  EXPECT_GT(made, 500);
+  for (int i = 0; i < made; ++i)
+    ASSERT_WORKS(names->unlink(kRootId, std::to_string(i) + std::string(200, 'n'), {}));
+  const auto orphans = names->orphans();
+  ASSERT_WORKS(orphans);
+  for (const InodeId id : *orphans) ASSERT_WORKS(names->erase_orphan(id));
+  ASSERT_WORKS((*pool)->backing().remove(1000));
+  ASSERT_WORKS((*pool)->close());
+  names.reset();
+  pool->reset();
+  const auto report = check_pool(scratch_.path("small"), {});
+  EXPECT_EQ(exit_of(report), CheckExit::kClean) << text_of(*report);
+  EXPECT_EQ(report->entries, 0U);
 }
 
 TEST_F(CheckTest, OperationalErrors) {
