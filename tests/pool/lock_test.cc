@@ -1,4 +1,5 @@
 // PoolLock: exclusive, inherited, ends with the last holder, names the holder.
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,19 +17,28 @@ class PoolLockTest : public ::testing::Test {
   Scratch scratch_;
 };
 
-// Runs until it is killed.
-pid_t sleeper() {
-  const pid_t child = ::fork();
-  if (child == 0) {
+// A process that has what its parent had, until it is ended.
+class Sleeper {
+ public:
+  Sleeper() : pid_(::fork()) {
+    if (pid_ != 0) return;
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     for (;;) ::pause();
   }
-  return child;
-}
+  Sleeper(const Sleeper&) = delete;
+  Sleeper& operator=(const Sleeper&) = delete;
+  ~Sleeper() { end(); }
+  void end() {
+    if (pid_ <= 0) return;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+    pid_ = -1;
+  }
+  [[nodiscard]] pid_t pid() const { return pid_; }
 
-void end(pid_t child) {
-  ::kill(child, SIGKILL);
-  ::waitpid(child, nullptr, 0);
-}
+ private:
+  pid_t pid_;
+};
 
 TEST_F(PoolLockTest, ExcludesAndNamesTheHolder) {
   const auto first = PoolLock::acquire(scratch_.pool());
@@ -47,13 +57,13 @@ TEST_F(PoolLockTest, IsFreeWhenItsHolderIsGone) {
 TEST_F(PoolLockTest, AnInheritorHoldsItAndIsNamed) {
   auto lock = PoolLock::acquire(scratch_.pool());
   ASSERT_WORKS(lock);
-  const pid_t child = sleeper();
+  Sleeper child;
   {
     const PoolLock gone = *std::move(lock);
   }
   EXPECT_FAILS(PoolLock::acquire(scratch_.pool()), EBUSY,
-               "(process " + std::to_string(child) + ")");
-  end(child);
+               "(process " + std::to_string(child.pid()) + ")");
+  child.end();
   ASSERT_WORKS(PoolLock::acquire(scratch_.pool()));
 }
 
