@@ -101,7 +101,7 @@ class Key {
     return *this;
   }
   Key& name(std::string_view s) {  // at most 255 bytes
-    std::memcpy(bytes_ + size_, s.data(), s.size());
+    s.copy(bytes_ + size_, s.size());
     size_ += s.size();
     return *this;
   }
