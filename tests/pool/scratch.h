@@ -55,8 +55,12 @@ class Scratch {
 [[nodiscard]] inline bool is_root() { return ::geteuid() == 0; }
 
 [[nodiscard]] inline std::string read_whole(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
+  std::error_code none;
+  const auto size = std::filesystem::file_size(path, none);
+  std::string bytes(none ? 0 : size, '\0');
+  std::ifstream(path, std::ios::binary)
+      .read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  return bytes;
 }
 
 inline void write_whole(const std::string& path, const std::string& bytes) {
