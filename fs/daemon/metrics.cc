@@ -71,6 +71,8 @@ std::string_view opcode_name(std::uint32_t opcode) {
       return "create";
     case proto::kTmpfile:
       return "tmpfile";
+    case proto::kStatx:
+      return "statx";
     case proto::kBatchForget:
       return "batch_forget";
     case proto::kFallocate:

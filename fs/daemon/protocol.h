@@ -86,6 +86,7 @@ enum Opcode : std::uint32_t {
   kLseek = 46,
   kCopyFileRange = 47,
   kTmpfile = 51,
+  kStatx = 52,
   kCopyFileRange64 = 53,
   kOpcodes = 56,
 };
