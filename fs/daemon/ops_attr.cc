@@ -105,6 +105,13 @@ bool changes_row(const AttrChange& change) {
          change.clear_suid;
 }
 
+// The inode as it is after all writes so far, those past the daemon too.
+Result<Inode> noticed(const Server& s, const Inode& inode) {
+  if ((inode.mode & kPrivilegeBits) == 0) return inode;
+  BTD_ASSIGN(const struct stat backing, s.backing().stat(inode.id));
+  return with_noticed_writes(s, inode, backing);
+}
+
 Status change_file(Server& s, const Inode& inode, const struct stat& attr, int to_set,
                    const timespec* times) {
   if ((to_set & FUSE_SET_ATTR_SIZE) != 0) {
@@ -112,7 +119,8 @@ Status change_file(Server& s, const Inode& inode, const struct stat& attr, int t
     BTD_TRY(space::resize(fd->get(), attr.st_size, (inode.flags & kInodeSparse) != 0));
   }
   if (times[0].tv_nsec == UTIME_OMIT && times[1].tv_nsec == UTIME_OMIT) return {};
-  return s.backing().set_times(inode.id, times);
+  BTD_TRY(s.backing().set_times(inode.id, times));
+  return (inode.mode & kPrivilegeBits) != 0 ? watch_privilege_bits(s, inode.id) : Status{};
 }
 
 // Every step is idempotent, and the row changes last: a request sent again does all of it again
@@ -128,12 +136,17 @@ void setattr(fuse_req_t req, fuse_ino_t id, struct stat* attr, int to_set, fuse_
       chosen_time(to_set, FUSE_SET_ATTR_ATIME, FUSE_SET_ATTR_ATIME_NOW, attr->st_atim),
       chosen_time(to_set, FUSE_SET_ATTR_MTIME, FUSE_SET_ATTR_MTIME_NOW, attr->st_mtim)};
   if (inode->is_file()) {
+    inode = noticed(s, *inode);
+    if (!inode) return reply_error(req, inode.error().code);
     if (auto done = change_file(s, *inode, *attr, to_set, times); !done)
       return reply_error(req, done.error().code);
   } else if ((to_set & FUSE_SET_ATTR_SIZE) != 0) {
     return reply_error(req, inode->is_dir() ? EISDIR : EINVAL);
   }
   const AttrChange change = row_change(*inode, *attr, to_set, times);
+  if (inode->is_file() && (change.mode.value_or(0) & kPrivilegeBits) != 0)
+    if (auto watched = watch_privilege_bits(s, id); !watched)
+      return reply_error(req, watched.error().code);
   if (changes_row(change)) {
     inode = s.names.change(id, change, current_request().tag);
     if (!inode) return reply_error(req, inode.error().code);

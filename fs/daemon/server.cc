@@ -15,7 +15,39 @@ void reply_error(fuse_req_t req, int code) {
   fuse_reply_err(req, code);
 }
 
-double attr_timeout(const Inode& inode) { return inode.is_file() ? kFileAttrTimeout : kForever; }
+// The kernel must ask before it trusts the privilege bits of a file.
+double attr_timeout(const Inode& inode) {
+  if (!inode.is_file()) return kForever;
+  return (inode.mode & kPrivilegeBits) != 0 ? 0 : kFileAttrTimeout;
+}
+
+namespace {
+
+// Never 0. The file system below stamps a change after a stat with a new time, however soon.
+std::uint32_t ctime_mark(const struct stat& backing) {
+  const auto ns = static_cast<std::uint64_t>(Timestamp::from(backing.st_ctim).nanoseconds);
+  return static_cast<std::uint32_t>(ns ^ (ns >> 32)) | 1U;
+}
+
+}  // namespace
+
+Status watch_privilege_bits(Server& s, InodeId id) {
+  const auto entry = s.state.find(id);
+  if (!entry || entry->opens == 0) return {};
+  BTD_ASSIGN(const struct stat backing, s.backing().stat(id));
+  s.state.set_suid_watch(id, ctime_mark(backing));
+  return {};
+}
+
+Result<Inode> with_noticed_writes(const Server& s, const Inode& inode, const struct stat& backing) {
+  if ((inode.mode & kPrivilegeBits) == 0) return inode;
+  const auto entry = s.state.find(inode.id);
+  if (!entry || entry->suid_watch == 0 || entry->suid_watch == ctime_mark(backing)) return inode;
+  // No tag: this is not what the current request asked for, and doing it twice is harmless.
+  BTD_ASSIGN(const Inode dropped, s.names.change(inode.id, {.clear_suid = true}, {}));
+  s.state.set_suid_watch(inode.id, 0);
+  return dropped;
+}
 
 Result<struct stat> attributes(const Server& s, const Inode& inode, const struct stat* backing) {
   struct stat st{};
@@ -39,12 +71,14 @@ Result<struct stat> attributes(const Server& s, const Inode& inode, const struct
     BTD_ASSIGN(looked_up, s.backing().stat(inode.id));
     backing = &looked_up;
   }
+  BTD_ASSIGN(const Inode noticed, with_noticed_writes(s, inode, *backing));
+  st.st_mode = noticed.mode;
   st.st_size = backing->st_size;
   st.st_blocks = backing->st_blocks;
   const bool missing = backing->st_nlink == 0 && backing->st_ino == 0;
   st.st_atim = missing ? inode.atime.to_timespec() : backing->st_atim;
   st.st_mtim = missing ? inode.mtime.to_timespec() : backing->st_mtim;
-  if (!missing && Timestamp::from(backing->st_ctim) > inode.ctime) st.st_ctim = backing->st_ctim;
+  if (!missing && Timestamp::from(backing->st_ctim) > noticed.ctime) st.st_ctim = backing->st_ctim;
   return st;
 }
 
@@ -69,7 +103,7 @@ void reply_entry(fuse_req_t req, const RequestScope& scope, const Inode& inode,
 
 Status drop_privilege_bits(Server& s, InodeId id) {
   BTD_ASSIGN(const Inode inode, s.names.get(id));
-  if ((inode.mode & (S_ISUID | S_ISGID)) == 0) return {};
+  if ((inode.mode & kPrivilegeBits) == 0) return {};
   AttrChange change;
   change.clear_suid = true;
   BTD_TRY(s.names.change(id, change, current_request().tag));

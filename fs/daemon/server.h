@@ -71,6 +71,13 @@ Result<fuse_entry_param> make_entry(Server& s, const Inode& inode,
                                     const struct stat* backing = nullptr);
 void reply_entry(fuse_req_t req, const RequestScope& scope, const Inode& inode,
                  const struct stat* backing = nullptr);
+// Files that are open while they get setuid or setgid bits are written past the daemon. A write
+// changes the backing file's ctime, so whoever asks next for the attributes notices it then.
+inline constexpr std::uint32_t kPrivilegeBits = S_ISUID | S_ISGID;
+// Notes how the backing file is before `id` gets the bits, if anybody has it open.
+Status watch_privilege_bits(Server& s, InodeId id);
+// `inode`, its bits dropped where a write past the daemon should have dropped them.
+Result<Inode> with_noticed_writes(const Server& s, const Inode& inode, const struct stat& backing);
 // Drops setuid and setgid as a write by an unprivileged user does, where they are set.
 Status drop_privilege_bits(Server& s, InodeId id);
 

@@ -20,7 +20,7 @@ struct StateEntry {
   std::uint32_t opens = 0;
   std::int32_t backing_id = 0;  // 0: none
   std::uint32_t flags = 0;
-  std::uint32_t reserved = 0;
+  std::uint32_t suid_watch = 0;  // mark of the backing file when it got setuid while open; 0: none
 };
 static_assert(sizeof(StateEntry) == 32);
 

@@ -33,6 +33,7 @@ void put_entry(StateEntry& to, const StateEntry& from) {
   put(to.opens, from.opens);
   put(to.backing_id, from.backing_id);
   put(to.flags, from.flags);
+  put(to.suid_watch, from.suid_watch);
   put(to.id, from.id);
 }
 
@@ -279,6 +280,16 @@ std::optional<StateEntry> StateTable::change_flags(std::uint64_t id, std::uint32
     update(index, entry, kNoSlot, 0);
   }
   return entry;
+}
+
+void StateTable::set_suid_watch(std::uint64_t id, std::uint32_t mark) {
+  std::lock_guard lock(mutex_);
+  const std::uint64_t index = find_index(id);
+  if (index == header_->capacity) return;
+  StateEntry entry = table(header_->capacity)[index];
+  if (entry.suid_watch == mark) return;
+  entry.suid_watch = mark;
+  update(index, entry, kNoSlot, 0);
 }
 
 void StateTable::drop_if_idle(std::uint64_t id) {

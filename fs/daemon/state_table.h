@@ -49,6 +49,8 @@ class StateTable {
   // Sets or clears flags of an entry; without an entry nothing happens.
   std::optional<StateEntry> set_flags(std::uint64_t id, std::uint32_t flags);
   std::optional<StateEntry> clear_flags(std::uint64_t id, std::uint32_t flags);
+  // Notes the mark that a write past the daemon would change; 0: none. Without an entry: nothing.
+  void set_suid_watch(std::uint64_t id, std::uint32_t mark);
   // Drops the entry if nothing refers to it any more.
   void drop_if_idle(std::uint64_t id);
   // Visits every entry; `visit` must not call the table.

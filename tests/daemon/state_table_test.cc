@@ -221,7 +221,10 @@ TEST_F(StateTableTest, GrowthIsWholeAtSampledStores) {
   const Model before = contents(*state_);
   const std::uint64_t capacity = state_->header().capacity;
   const std::uint64_t last = id;
-  for (long n : {0L, 1L, 4000L, 40'000L, 61'438L, 61'439L, 61'440L, 61'441L, 61'445L}) {
+  constexpr long kStoresAnEntry = 6;
+  const long copied = static_cast<long>(state_->size()) * kStoresAnEntry;
+  for (const long n :
+       {0L, 1L, 4000L, 40'000L, copied - 2, copied - 1, copied, copied + 1, copied + 5}) {
     g_stores_left = n;
     try {
       (void)state_->add(kNoSlot, last, 1, 0);

@@ -14,23 +14,14 @@ KILL_LIMIT = int(os.environ.get('BTD_KILL_LIMIT', '60'))
 PATIENCE = int(os.environ.get('BTD_CASE_TIMEOUT', '300'))
 
 
-# What passthrough gives up, as bartender(7) says: a file that is already open without suid bits is
-# written past the daemon, so bits that chmod sets then stay on until the next open.
-PASSTHROUGH_LIMITS = ('Suid.BitsSetWhileAWriterHasItOpenAreClearedByItsNextWrite',
-                      'Suid.EveryWriteClearsAgain')
-
-
 def suite_environment(**extra):
     return dict(os.environ, BTD_TEST_STRICT='1', **extra)
 
 
 def posix(options=()):
-    left_out = () if 'nopassthrough' in options else PASSTHROUGH_LIMITS
-    for name in left_out:
-        say(f'left out, a limit of passthrough: {name}')
     with Bartender(os.environ.get('BTD_POOL_SIZE', '512M'), options=options) as b:
         outcome = run(program('posix_suite', 'BTD_POSIX_SUITE'), b.mnt, '--gtest_brief=1',
-                      f'--gtest_filter=-{":".join(left_out)}', *sys.argv[2:],
+                      *sys.argv[2:],
                       timeout=PATIENCE - 20, env=suite_environment())
         say(outcome.text[-20000:])
         check(outcome.code == 0, f'posix_suite ended with {outcome.code}')
