@@ -57,9 +57,9 @@ what else it does, ratios much less; so every table compares within one run.
 
 def section(result):
     lines = [SECTION, '',
-             'A round measures mount, other, other, mount, one after the other (or the reverse), and gives one',
-             'ratio; shown are the median of the rounds, the lowest and the highest. passthrough_hp is the',
-             'example server of libfuse: the same requests reach the same file system, without a journal.', '',
+             'A round visits mount, other, other, mount and so on, each for a moment, and gives one ratio;',
+             'shown are the median of the rounds, the lowest and the highest. passthrough_hp is the example',
+             'server of libfuse: the same requests reach the same file system, without a journal.', '',
              '| ' + ' | '.join(HEAD) + ' |', '|' + '---|' * len(HEAD)]
     lines += ['| ' + ' | '.join(cells(r)) + ' |' for r in result['rows']]
     lines += [''] + [f'- {note}' for note in result['notes']]
