@@ -25,8 +25,9 @@ namespace btd {
 // that etcd carries by default (128 operations, requests of 1.5 MiB).
 inline constexpr std::size_t kMaxKeyBytes = 512;
 inline constexpr std::size_t kMaxValueBytes = 65536 + 64;
-inline constexpr std::size_t kMaxBatchChanges = 128;        // and as many requirements
-inline constexpr std::size_t kMaxBatchBytes = 1024 * 1024;  // keys and values, requirements too
+inline constexpr std::size_t kMaxBatchChanges = 128;  // and as many requirements
+inline constexpr std::size_t kMaxBatchBytes = std::size_t{1}
+                                              << 20;  // keys and values, requirements too
 
 // What a commit requires and does. Requirements are checked, then all changes made, in one step.
 class Batch {

@@ -37,6 +37,7 @@ using Status = Result<void>;
       return std::unexpected<::btd::Error>(std::move(btd_try_status).error()); \
   } while (false)
 
+// NOLINTBEGIN(bugprone-macro-parentheses): a declaration cannot stand in parentheses.
 #define BTD_CONCAT_(a, b) a##b
 #define BTD_CONCAT(a, b) BTD_CONCAT_(a, b)
 // Declares `decl` from the value of `expr`, or returns its error to the caller.
@@ -46,3 +47,4 @@ using Status = Result<void>;
   if (!tmp) [[unlikely]]                                          \
     return std::unexpected<::btd::Error>(std::move(tmp).error()); \
   decl = *std::move(tmp)
+// NOLINTEND(bugprone-macro-parentheses)

@@ -3,12 +3,12 @@
 #include <fmt/format.h>
 #include <sys/statvfs.h>
 
-#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "fs/cli/command.h"
 #include "fs/cli/exit_code.h"
 #include "fs/cli/mount_table.h"
+#include "fs/cli/paths.h"
 #include "fs/cli/size.h"
 #include "fs/cli/terminal.h"
 
@@ -32,7 +32,7 @@ struct Space {
 Result<Space> space_of(const std::string& directory) {
   struct statvfs info{};
   if (::statvfs(directory.c_str(), &info) != 0) {
-    return fail(errno, fmt::format("{}: {}", directory, std::strerror(errno)));
+    return errno_of(directory);
   }
   return Space{info.f_blocks * info.f_frsize, (info.f_blocks - info.f_bfree) * info.f_frsize,
                info.f_bavail * info.f_frsize};

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <system_error>
@@ -18,6 +17,7 @@
 #include "fs/cli/exit_code.h"
 #include "fs/cli/extents.h"
 #include "fs/cli/mount_table.h"
+#include "fs/cli/paths.h"
 #include "fs/cli/size.h"
 #include "fs/cli/terminal.h"
 
@@ -47,7 +47,7 @@ struct Allocation {
 Result<std::string> attribute(const std::string& path, const char* name) {
   std::array<char, 4096> value{};
   const ssize_t size = ::lgetxattr(path.c_str(), name, value.data(), value.size());
-  if (size < 0) return fail(errno, fmt::format("{}: {}: {}", path, name, std::strerror(errno)));
+  if (size < 0) return errno_of(path + ": " + name);
   return std::string(value.data(), static_cast<std::size_t>(size));
 }
 
@@ -87,7 +87,7 @@ class LsCommand : public Command {
   Status collect(const std::string& path, const MountEntry& mount) {
     struct stat info{};
     if (::lstat(path.c_str(), &info) != 0) {
-      return fail(errno, fmt::format("{}: {}", path, std::strerror(errno)));
+      return errno_of(path);
     }
     if (S_ISREG(info.st_mode)) return add(path, mount.source);
     if (S_ISDIR(info.st_mode)) return collect_directory(path, mount);
@@ -128,7 +128,7 @@ class LsCommand : public Command {
     BTD_ASSIGN(allocation.backing, attribute(path, "user.btd.backing"));
     struct stat info{};
     if (::lstat(path.c_str(), &info) != 0) {
-      return fail(errno, fmt::format("{}: {}", path, std::strerror(errno)));
+      return errno_of(path);
     }
     allocation.size = static_cast<std::uint64_t>(info.st_size);
     allocation.allocated = static_cast<std::uint64_t>(info.st_blocks) * kStatBlock;
@@ -155,6 +155,7 @@ class LsCommand : public Command {
       return;
     }
     std::vector<std::vector<std::string>> rows;
+    rows.reserve(found_.size());
     for (const Allocation& a : found_) {
       rows.push_back({a.id, a.home, a.mode, format_size(a.size), format_size(a.allocated),
                       a.extents ? fmt::format("{}", *a.extents) : "-", a.path});

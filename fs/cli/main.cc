@@ -2,13 +2,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 #include <exception>
 #include <string_view>
 
 #include "fs/cli/command.h"
 #include "fs/cli/config.h"
 #include "fs/cli/exit_code.h"
+#include "fs/cli/paths.h"
 #include "fs/cli/terminal.h"
 #include "fs/cli/version.h"
 
@@ -70,7 +70,7 @@ int report_usage(const std::vector<Declared>& declared, const std::string& what)
 }
 
 int report(const Error& error) {
-  print_error("btd", error.message.empty() ? std::strerror(error.code) : error.message);
+  print_error("btd", error.message.empty() ? error_text(error.code) : error.message);
   return exit_code_for(error.code);
 }
 

@@ -92,9 +92,8 @@ Status apply_assignment(std::string_view name, std::string_view value, MountOpti
       return apply_text(name, value, options);
     case OptionKind::kNumber: {
       std::int64_t number = 0;
-      const char* end = value.data() + value.size();
-      const auto [rest, error] = std::from_chars(value.data(), end, number);
-      if (error != std::errc{} || rest != end) {
+      const auto [rest, error] = std::from_chars(value.begin(), value.end(), number);
+      if (error != std::errc{} || rest != value.end()) {
         return wrong_value(name, fmt::format("a whole number, not '{}'", value));
       }
       return apply_number(name, number, options);

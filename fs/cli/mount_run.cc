@@ -4,7 +4,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cstring>
 #include <utility>
 
 #include "fs/cli/config.h"
@@ -26,7 +25,7 @@ Status check_mountpoint(const std::string& directory) {
       return fail(code, fmt::format("{} is a mount whose daemon is gone; free it with `umount {}`",
                                     directory, directory));
     }
-    return fail(code, fmt::format("{}: {}", directory, std::strerror(code)));
+    return errno_of(directory, code);
   }
   if (!S_ISDIR(info.st_mode)) {
     return fail(ENOTDIR, fmt::format("{} is not a directory; mount at one", directory));

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 #include <iterator>
 #include <memory>
 #include <sstream>
@@ -104,7 +103,7 @@ Result<MountEntry> find_mount(const std::optional<std::string>& path) {
       return choose_mount(mounts, path);
   }
   const std::string full = resolve(*path);
-  if (full.empty()) return fail(errno, fmt::format("{}: {}", *path, std::strerror(errno)));
+  if (full.empty()) return errno_of(*path);
   return choose_mount(mounts, full);
 }
 

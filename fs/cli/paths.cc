@@ -16,15 +16,15 @@
 #include "alloc/unique_fd.h"
 
 namespace btd::cli {
-namespace {
 
-std::unexpected<Error> errno_of(const std::string& path) {
-  const int code = errno;
-  return fail(code, fmt::format("{}: {}", path, std::strerror(code)));
+std::string error_text(int code) {
+  const char* text = ::strerrordesc_np(code);
+  return text == nullptr ? fmt::format("error {}", code) : text;
 }
 
-}  // namespace
-
+std::unexpected<Error> errno_of(const std::string& subject, int code) {
+  return fail(code, fmt::format("{}: {}", subject, error_text(code)));
+}
 Result<std::string> absolute_path(const std::string& path) {
   std::error_code error;
   const std::filesystem::path full = std::filesystem::absolute(path, error);

@@ -2,12 +2,12 @@
 #include <fmt/format.h>
 
 #include <chrono>
-#include <cstring>
 #include <thread>
 
 #include "fs/cli/command.h"
 #include "fs/cli/exit_code.h"
 #include "fs/cli/mount_table.h"
+#include "fs/cli/paths.h"
 #include "fs/daemon/mounting.h"
 #include "fs/pool/pool.h"
 
@@ -32,7 +32,7 @@ Status unmount(const std::string& directory) {
                                   "again",
                                   directory, directory));
   }
-  return fail(code, fmt::format("{} cannot be unmounted: {}", directory, std::strerror(code)));
+  return fail(code, fmt::format("{} cannot be unmounted: {}", directory, error_text(code)));
 }
 
 // The daemon holds the pool's lock until it has closed it.
