@@ -80,6 +80,7 @@ Result<std::unique_ptr<FileArenas>> FileArenas::open(int dirfd, std::uint32_t ma
         return fail(EUCLEAN, name + " has " + std::to_string(size) +
                                  " bytes, which is no arena; it was truncated: restore it.");
       }
+      // NOLINTNEXTLINE(bugprone-use-after-move): only the first round comes here
       arenas.reset(new FileArenas(std::move(dir), size, max_arenas, mode));
       BTD_TRY(arenas->reserve_window(base));
     }

@@ -15,6 +15,8 @@ import sys
 ROOT, BUILD, JOBS = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
 CACHE = ROOT / "build" / "tidy-cache.json"
 TIDY = "clang-tidy-19"
+# What is installed, and what a program links. Tests are judged by what they find.
+PARTS = ("alloc", "fs", "net", "libbtd")
 
 
 def project_headers():
@@ -45,7 +47,9 @@ def key_of(entry, inputs):
 
 def check(entry):
     run = subprocess.run(
-        [TIDY, "--quiet", "-p", str(BUILD), entry["file"]], capture_output=True, text=True
+        [TIDY, "--quiet", "--extra-arg=-Wno-error", "-p", str(BUILD), entry["file"]],
+        capture_output=True,
+        text=True,
     )
     return entry["file"], run.returncode, run.stdout.strip()
 
@@ -55,7 +59,8 @@ def main():
     inputs = project_headers()
     entries, keys = {}, {}
     for entry in json.loads((BUILD / "compile_commands.json").read_text()):
-        if pathlib.Path(entry["file"]).is_relative_to(ROOT):
+        path = pathlib.Path(entry["file"])
+        if any(path.is_relative_to(ROOT / part) for part in PARTS):
             entries.setdefault(entry["file"], entry)
     for name, entry in entries.items():
         keys[name] = key_of(entry, inputs)
