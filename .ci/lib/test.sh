@@ -5,7 +5,7 @@
 # its own; nothing counts as passed that did not run. Suites that mount run one at a time.
 
 # CTest labels of the suites that mount, and so need root and /dev/fuse. All others are unit suites.
-readonly MOUNT_LABELS='^(mount|daemon|posix|stress|demo)$'
+readonly MOUNT_LABELS='^(mount|posix|stress)$'
 # Unit tests that run under ThreadSanitizer too: those whose name says that threads meet in them.
 readonly THREAD_TESTS='[Tt]hread|[Cc]oncurren|[Pp]arallel|[Rr]ace'
 
