@@ -12,6 +12,7 @@
 
 #include "fs/daemon/protocol.h"
 #include "fs/daemon/request.h"
+#include "fs/daemon/spin.h"
 
 namespace btd {
 
@@ -56,7 +57,10 @@ class RequestBuffer {
 class RequestLoop::Worker {
  public:
   explicit Worker(RequestLoop& loop)
-      : loop_(loop), buffer_(loop.options_.buffer_bytes), slot_(loop.state_.claim_slot()) {}
+      : loop_(loop),
+        buffer_(loop.options_.buffer_bytes),
+        slot_(loop.state_.claim_slot()),
+        spin_(loop.options_.spin_us) {}
   ~Worker() {
     if (slot_) loop_.state_.give_back_slot(*slot_);
   }
@@ -86,18 +90,10 @@ class RequestLoop::Worker {
   }
 
   Got wait() {
-    if (loop_.options_.spin_us != 0 && served_) {
-      const std::uint64_t until = monotonic_ns() + loop_.options_.spin_us * 1000ULL;
-      do {
-        if (const Got got = read_now(); got != Got::kNothing) return got;
-      } while (monotonic_ns() < until);
-    }
-    for (;;) {
-      pollfd fds[2] = {{loop_.fuse_fd_, POLLIN, 0}, {loop_.wake_.get(), POLLIN, 0}};
-      if (poll(fds, 2, -1) < 0 && errno != EINTR) return Got::kEnd;
-      if (loop_.stopping_.load()) return Got::kEnd;
-      if (const Got got = read_now(); got != Got::kNothing) return got;
-    }
+    const std::uint64_t from = monotonic_ns();
+    const Got got = spin_or_sleep(from);
+    spin_.waited(monotonic_ns() - from);
+    return got;
   }
 
   void execute() {
@@ -168,12 +164,23 @@ class RequestLoop::Worker {
         }
         if (may_take_long() || in_a_row >= kBacklog) lead.unlock();
         execute();
-        served_ = true;
       }
     }
   }
 
  private:
+  Got spin_or_sleep(std::uint64_t from) {
+    const std::uint64_t until = from + spin_.spin_ns();
+    while (monotonic_ns() < until)
+      if (const Got got = read_now(); got != Got::kNothing) return got;
+    for (;;) {
+      pollfd fds[2] = {{loop_.fuse_fd_, POLLIN, 0}, {loop_.wake_.get(), POLLIN, 0}};
+      if (poll(fds, 2, -1) < 0 && errno != EINTR) return Got::kEnd;
+      if (loop_.stopping_.load()) return Got::kEnd;
+      if (const Got got = read_now(); got != Got::kNothing) return got;
+    }
+  }
+
   void process() {
     fuse_buf buf{};
     buf.mem = buffer_.data();
@@ -185,7 +192,7 @@ class RequestLoop::Worker {
   RequestBuffer buffer_;
   std::optional<std::uint32_t> slot_;
   std::size_t size_ = 0;
-  bool served_ = false;
+  SpinPolicy spin_;
 };
 
 RequestLoop::RequestLoop(fuse_session* session, int fuse_fd, StateTable& state,

@@ -12,9 +12,27 @@
 #include "fs/daemon/metrics.h"
 #include "fs/daemon/mounting.h"
 #include "fs/daemon/space.h"
+#include "fs/daemon/spin.h"
 
 namespace btd {
 namespace {
+
+TEST(SpinPolicy, SpinsOnlyWhileRequestsFollowEachOtherClosely) {
+  SpinPolicy policy(50);
+  EXPECT_EQ(0U, policy.spin_ns());  // nothing is known yet
+  policy.waited(120'000);           // a sleep and its wake-up
+  EXPECT_EQ(50'000U, policy.spin_ns());
+  policy.waited(1'000'000);  // one request a millisecond
+  EXPECT_EQ(0U, policy.spin_ns());
+  policy.waited(3'000);
+  EXPECT_EQ(50'000U, policy.spin_ns());
+}
+
+TEST(SpinPolicy, NeverSpinsWhenSetToZero) {
+  SpinPolicy policy(0);
+  policy.waited(0);
+  EXPECT_EQ(0U, policy.spin_ns());
+}
 
 TEST(Histogram, BucketsAreNarrowAndInOrder) {
   unsigned last = 0;
