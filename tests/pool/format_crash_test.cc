@@ -1,12 +1,16 @@
 // Format is atomic: killed before or after any of its system calls, it leaves a whole pool or none,
 // and can be repeated. A traced child is stopped at each call and killed at the chosen one.
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
+#include <cstddef>
 #include <random>
 #include <set>
+#include <vector>
 
 #include "fs/namespace/namespace.h"
 #include "fs/pool/pool.h"
@@ -16,9 +20,19 @@
 namespace btd {
 namespace {
 
-// Formats in a child that dies at its `stop`th entry to or exit from a system call. Returns how
-// many it made if it came to its end, else 0.
-long format_until(const std::string& path, const FormatOptions& options, long stop) {
+// A stop of the traced child: its `calls`th entry to or exit from a system call since it entered
+// its `renames`th renameat. How many calls there are in all varies (a loop device may be busy, the
+// sanitizers' allocator asks for memory); what follows the last renameat does not.
+struct Stop {
+  int renames = 0;
+  long calls = 0;
+  auto operator<=>(const Stop&) const = default;
+};
+
+// Formats in a child that dies at `last`. Returns whether it came to its end; `passed` gets, for
+// each number of renames, how many stops there were.
+bool format_until(const std::string& path, const FormatOptions& options, const Stop& last,
+                  std::vector<long>& passed) {
   const pid_t child = ::fork();
   if (child == 0) {
     ::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
@@ -28,18 +42,23 @@ long format_until(const std::string& path, const FormatOptions& options, long st
   int status = 0;
   ::waitpid(child, &status, 0);
   ::ptrace(PTRACE_SETOPTIONS, child, nullptr, PTRACE_O_EXITKILL);
-  for (long calls = 1;; ++calls) {
-    if (calls == stop) {
-      ::kill(child, SIGKILL);
-      ::waitpid(child, &status, 0);
-      return 0;
-    }
+  passed.assign(1, 0);
+  for (bool entry = true;; entry = !entry) {
     ::ptrace(PTRACE_SYSCALL, child, nullptr, nullptr);
     ::waitpid(child, &status, 0);
-    if (WIFSTOPPED(status)) continue;
-    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "format failed";
-    return calls;
+    if (!WIFSTOPPED(status)) break;
+    const long number =
+        ::ptrace(PTRACE_PEEKUSER, child, offsetof(user_regs_struct, orig_rax), nullptr);
+    if (entry && number == SYS_renameat) passed.push_back(0);
+    ++passed.back();
+    if (Stop{.renames = static_cast<int>(passed.size()) - 1, .calls = passed.back()} != last)
+      continue;
+    ::kill(child, SIGKILL);
+    ::waitpid(child, &status, 0);
+    return false;
   }
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "format failed";
+  return true;
 }
 
 // True: a whole pool. False: none, and it says so.
@@ -61,12 +80,20 @@ bool is_whole_pool(const std::string& path) {
   return true;
 }
 
-// The last calls, where the pool begins to be one, and a sample of all others.
-std::set<long> stops(long total) {
+// All stops from where the pool begins to be one, those just before, and a sample of the others.
+std::set<Stop> stops(const std::vector<long>& passed) {
   std::mt19937 random(7);
-  std::set<long> chosen;
-  for (long stop = std::max(1L, total - 24); stop < total; ++stop) chosen.insert(stop);
-  for (int i = 0; i < 26; ++i) chosen.insert(std::uniform_int_distribution<long>(1, total)(random));
+  std::set<Stop> chosen;
+  const int last = static_cast<int>(passed.size()) - 1;
+  for (long calls = 1; calls <= passed.back(); ++calls) chosen.insert({last, calls});
+  const long before = passed.at(static_cast<std::size_t>(last) - 1);
+  for (long calls = std::max(1L, before - 12); calls <= before; ++calls)
+    chosen.insert({last - 1, calls});
+  for (int i = 0; i < 14; ++i) {
+    const int renames = std::uniform_int_distribution<int>(0, last)(random);
+    const long calls = passed.at(static_cast<std::size_t>(renames));
+    chosen.insert({renames, std::uniform_int_distribution<long>(1, calls)(random)});
+  }
   return chosen;
 }
 
@@ -78,19 +105,19 @@ void expect_atomic(const Scratch& scratch, const FormatOptions& first, const For
     std::filesystem::remove(scratch.pool() + ".img");
     if (over_pool) ASSERT_WORKS(Pool::format(scratch.pool(), first));
   };
-  // The first format and check leave the sanitizers' allocator as the later ones find it: only then
-  // does the number of calls repeat.
+  constexpr Stop kNever{-1, 0};
+  std::vector<long> passed;
   prepare();
-  ASSERT_GT(format_until(scratch.pool(), traced, -1), 0);
+  ASSERT_TRUE(format_until(scratch.pool(), traced, kNever, passed));
   ASSERT_TRUE(is_whole_pool(scratch.pool()));
-  prepare();
-  const long total = format_until(scratch.pool(), traced, -1);
-  ASSERT_GT(total, 0);
+  ASSERT_GT(passed.size(), 1U) << "no superblock was named";
   int whole = 0, none = 0;
-  for (const long stop : stops(total)) {
-    SCOPED_TRACE("killed at call " + std::to_string(stop) + " of " + std::to_string(total));
+  for (const Stop& stop : stops(passed)) {
+    SCOPED_TRACE("killed at call " + std::to_string(stop.calls) + " after renameat " +
+                 std::to_string(stop.renames));
     prepare();
-    if (format_until(scratch.pool(), traced, stop) != 0) continue;
+    std::vector<long> until;
+    if (format_until(scratch.pool(), traced, stop, until)) continue;
     const bool is_pool = is_whole_pool(scratch.pool());
     ++(is_pool ? whole : none);
     FormatOptions again = traced;

@@ -287,12 +287,19 @@ TEST_F(Open, RunningProgramIsETXTBSY) {
                 return errno;
               }));
   }
+  // Closed by the exec. Before it, an open for writing would be what stops the program.
+  int running[2];
+  ASSERT_OK(::pipe2(running, O_CLOEXEC));
   const pid_t child = ::fork();
   if (child == 0) {
     const char* argv[] = {"prog", "30", nullptr};
     ::execv("./prog", const_cast<char* const*>(argv));
     ::_exit(127);
   }
+  ::close(running[1]);
+  char none = 0;
+  EXPECT_EQ(0, ::read(running[0], &none, 1));
+  ::close(running[0]);
   int error = 0;
   for (int i = 0; i < 500 && (error = Err([] { return TryOpen("prog", O_WRONLY); })) == 0; ++i) {
     ::usleep(10'000);
