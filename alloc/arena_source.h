@@ -22,6 +22,9 @@ class ArenaSource {
   [[nodiscard]] virtual std::uint32_t count() const = 0;
   // Adds one zero-filled arena. ENOSPC if there is no room for it.
   virtual Status extend() = 0;
+  // Called before the first store to [off, off + len): after it, no store there can meet a full
+  // file system. ENOSPC. Sources whose memory is reserved by extend() have nothing to do.
+  virtual Status reserve_space(std::uint64_t /*off*/, std::uint64_t /*len*/) { return {}; }
   [[nodiscard]] virtual Persist& persist() = 0;
 };
 

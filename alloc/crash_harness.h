@@ -10,8 +10,8 @@
 //   const auto report = harness.run(setup, workload, check);
 //   EXPECT_TRUE(report.ok()) << report.summary();
 //
-// `check` runs on the thread that fences, in the middle of the workload's call; it may read the
-// workload's model but not its heap.
+// `check` runs in the middle of the workload's call, on a thread of its own while the workload's
+// waits; it may read the workload's model but not its heap.
 #pragma once
 
 #include <cstdint>
@@ -57,6 +57,7 @@ class CrashHarness {
  private:
   Status make_regions();
   void crash_here(const Step& check);
+  static Status run_apart(const Step& check, ArenaSource& region);
   void check_image(const Step& check, const std::string& where);
   [[nodiscard]] bool enough() const { return report_.failures.size() >= options_.max_failures; }
   [[nodiscard]] bool chosen();

@@ -7,6 +7,7 @@
 
 #include <isa-l/crc.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -21,14 +22,26 @@ namespace btd {
   return crc32_iscsi(bytes, static_cast<int>(len), seed);
 }
 
-[[nodiscard]] constexpr std::uint8_t crc8_of56(std::uint64_t value) {
-  std::uint32_t crc = 0x5A;  // not 0, so that an all-zero word is not a valid one
-  for (int shift = 48; shift >= 0; shift -= 8) {
-    crc ^= static_cast<std::uint32_t>((value >> shift) & 0xFFU);
+namespace detail {
+
+inline constexpr std::array<std::uint8_t, 256> kCrc8Table = [] {
+  std::array<std::uint8_t, 256> table{};
+  for (unsigned i = 0; i < 256; ++i) {
+    unsigned crc = i;
     for (int bit = 0; bit < 8; ++bit) crc = (crc & 0x80U) != 0 ? ((crc << 1) ^ 0x07U) : crc << 1;
-    crc &= 0xFFU;
+    table.at(i) = static_cast<std::uint8_t>(crc);
   }
-  return static_cast<std::uint8_t>(crc);
+  return table;
+}();
+
+}  // namespace detail
+
+[[nodiscard]] constexpr std::uint8_t crc8_of56(std::uint64_t value) {
+  std::uint8_t crc = 0x5A;  // not 0, so that an all-zero word is not a valid one
+  for (int shift = 48; shift >= 0; shift -= 8) {
+    crc = detail::kCrc8Table[crc ^ static_cast<std::uint8_t>(value >> shift)];
+  }
+  return crc;
 }
 
 inline constexpr std::uint64_t kCheckedMax = (std::uint64_t{1} << 56) - 1;

@@ -13,8 +13,6 @@
 namespace btd {
 namespace {
 
-std::string arena_name(std::uint32_t index) { return "arena." + std::to_string(index); }
-
 std::unexpected<Error> failed(int code, const std::string& name, const char* doing) {
   return fail(code, name + " cannot be " + doing + ": " + strerrordesc_np(code) + ".");
 }
@@ -26,6 +24,16 @@ Result<std::uint64_t> size_of(int fd, const std::string& name) {
 }
 
 }  // namespace
+
+std::string arena_name(std::uint32_t index) { return "arena." + std::to_string(index); }
+
+int give_name(int dirfd, int fd, const std::string& fresh, const std::string& name, int error) {
+  if (error == 0 && fsync(fd) != 0) error = errno;
+  if (error == 0 && renameat(dirfd, fresh.c_str(), dirfd, name.c_str()) != 0) error = errno;
+  if (error == 0 && fsync(dirfd) != 0 && errno != EINVAL) error = errno;
+  if (error != 0) unlinkat(dirfd, fresh.c_str(), 0);
+  return error;
+}
 
 FileArenas::FileArenas(UniqueFd dir, std::uint64_t arena_bytes, std::uint32_t max_arenas, Mode mode)
     : dir_(std::move(dir)), arena_bytes_(arena_bytes), max_arenas_(max_arenas), mode_(mode) {}
@@ -116,12 +124,8 @@ Status FileArenas::make_file(const std::string& name) {
       openat(dir_.get(), fresh.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
   if (!file) return failed(errno, fresh, "created");
   int error = fallocate(file.get(), 0, 0, static_cast<off_t>(arena_bytes_)) == 0 ? 0 : errno;
-  if (error == 0 && fsync(file.get()) != 0) error = errno;
-  if (error == 0 && renameat(dir_.get(), fresh.c_str(), dir_.get(), name.c_str()) != 0)
-    error = errno;
-  if (error == 0 && fsync(dir_.get()) != 0 && errno != EINVAL) error = errno;
+  error = give_name(dir_.get(), file.get(), fresh, name, error);
   if (error == 0) return {};
-  unlinkat(dir_.get(), fresh.c_str(), 0);
   if (error == EOPNOTSUPP) {
     return fail(error,
                 "The file system cannot reserve space (fallocate); put the pool on tmpfs, "

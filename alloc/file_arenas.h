@@ -18,6 +18,13 @@
 
 namespace btd {
 
+[[nodiscard]] std::string arena_name(std::uint32_t index);
+
+// Gives the file `fresh` its name for good, durably. `error`, of what was done to it before, or
+// what fails here takes it away again. Returns that errno, or 0.
+[[nodiscard]] int give_name(int dirfd, int fd, const std::string& fresh, const std::string& name,
+                            int error);
+
 class FileArenas final : public ArenaSource {
  public:
   enum class Mode {

@@ -17,16 +17,6 @@ namespace {
 
 constexpr std::uint64_t kMaxLimboBytes = 8 * 1024 * 1024;
 
-// 24 bits that differ between two boots of a machine; 0 where there is no boot id.
-std::uint32_t boot_hash() {
-  std::array<char, 64> id{};
-  const int fd = ::open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return 0;
-  const ssize_t len = ::read(fd, id.data(), id.size());
-  ::close(fd);
-  return len <= 0 ? 0 : crc32c(id.data(), static_cast<std::size_t>(len)) & 0xFFFFFFU;
-}
-
 Status check_options(const ArenaSource& source, const Heap::Options& options,
                      const SegmentTable::Geometry& plan) {
   if (options.lanes == 0 || options.lanes > 1024 || options.lane_bytes < 4 * kPageBytes ||
@@ -44,6 +34,16 @@ Status check_options(const ArenaSource& source, const Heap::Options& options,
 }
 
 }  // namespace
+
+// 24 bits that differ between two boots of a machine; 0 where there is no boot id.
+std::uint32_t Heap::this_boot() {
+  std::array<char, 64> id{};
+  const int fd = ::open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return 0;
+  const ssize_t len = ::read(fd, id.data(), id.size());
+  ::close(fd);
+  return len <= 0 ? 0 : crc32c(id.data(), static_cast<std::size_t>(len)) & 0xFFFFFFU;
+}
 
 Heap::Heap(ArenaSource& source)
     : source_(source),
@@ -77,7 +77,7 @@ void Heap::write_identity(std::uint32_t index, const ArenaIdentity& model) {
                            .segment_count = persistent(plan.segment_count),
                            .lanes = model.lanes,
                            .lane_bytes = model.lane_bytes,
-                           .reserved = {},
+                           .window_gib = model.window_gib,
                            .crc = {}};
   const std::uint32_t crc = crc32c(&bare, offsetof(ArenaIdentity, crc));
   persist_.copy_nodrain(header(index), &bare, sizeof(bare));
@@ -85,7 +85,8 @@ void Heap::write_identity(std::uint32_t index, const ArenaIdentity& model) {
 }
 
 Result<std::unique_ptr<Heap>> Heap::format(ArenaSource& source, const Options& options) {
-  if (source.count() == 0) BTD_TRY(source.extend());
+  const bool fresh = source.count() == 0;  // then its arena is zero
+  if (fresh) BTD_TRY(source.extend());
   const Journal::Geometry lanes{.lanes = options.lanes, .lane_bytes = options.lane_bytes};
   const SegmentTable::Geometry plan =
       SegmentTable::plan(source.arena_bytes(), sizeof(ArenaHeader) + Journal::media_bytes(lanes));
@@ -96,11 +97,13 @@ Result<std::unique_ptr<Heap>> Heap::format(ArenaSource& source, const Options& o
   // First the old heap, if any, stops being one; last the new one begins to be.
   persist.store(header->identity.magic, std::uint64_t{0});
   if (!persist.drain()) return std::unexpected(persist.health().error());
-  const std::vector<std::byte> zero(
-      std::max<std::size_t>(sizeof(ArenaHeader), plan.segment_count * sizeof(SegmentHeader)));
-  persist.copy_nodrain(header, zero.data(), sizeof(ArenaHeader));
-  persist.copy_nodrain(source.base() + plan.table_offset, zero.data(),
-                       plan.segment_count * sizeof(SegmentHeader));
+  if (!fresh) {
+    const std::vector<std::byte> zero(
+        std::max<std::size_t>(sizeof(ArenaHeader), plan.segment_count * sizeof(SegmentHeader)));
+    persist.copy_nodrain(header, zero.data(), sizeof(ArenaHeader));
+    persist.copy_nodrain(source.base() + plan.table_offset, zero.data(),
+                         plan.segment_count * sizeof(SegmentHeader));
+  }
   Journal::format(persist, source.base() + sizeof(ArenaHeader), lanes);
   persist.store(header->state, checked_word(HeapState{.clean = true}.pack()));
   persist.store(header->arena_count, checked_word(1));
@@ -111,7 +114,8 @@ Result<std::unique_ptr<Heap>> Heap::format(ArenaSource& source, const Options& o
   }
   heap->write_identity(0, ArenaIdentity{.heap_uuid = persistent(uuid),
                                         .lanes = persistent(options.lanes),
-                                        .lane_bytes = persistent(options.lane_bytes)});
+                                        .lane_bytes = persistent(options.lane_bytes),
+                                        .window_gib = persistent(options.window_gib)});
   if (!persist.drain()) return std::unexpected(persist.health().error());
   heap.reset();
   return open(source);
@@ -194,10 +198,11 @@ Status Heap::attach(std::uint32_t index, bool clean) {
                         clean, found));
   std::uint64_t used = 0;
   for (Segment* segment : found) {
-    if (segment->word.contract == Contract::kRecoverable) {
-      recoverable_->adopt(*segment, clean);
+    if (segment->recoverable()) {
+      recoverable_->adopt(*segment);
       continue;
     }
+    if (!clean) old_blocks_.push_back(segment);
     used += (segment->slots - segment->free_slots) * segment->slot_bytes;
     const bool small = segment->word.kind == SegmentKind::kSmall;
     if (small && segment->free_slots > 0) list(bins_.at(segment->word.size_class), segment);
@@ -208,7 +213,7 @@ Status Heap::attach(std::uint32_t index, bool clean) {
 }
 
 Status Heap::mark_state(bool clean) {
-  const HeapState state{.boot = boot_hash(), .generation = generation_, .clean = clean};
+  const HeapState state{.boot = this_boot(), .generation = generation_, .clean = clean};
   persist_.store(header()->state, checked_word(state.pack()));
   return persist_.drain() ? Status{} : persist_.health();
 }
@@ -250,6 +255,9 @@ Heap::Stats Heap::stats() const {
           .commits = journal_->commits(),
           .checkpoints = journal_->checkpoints(),
           .recovery = recovery_,
+          .marked = {.objects = marked_objects_.load(), .bytes = marked_bytes_.load()},
+          .reclaimed_bytes = reclaimed_bytes_.load(),
+          .generation = generation_,
           .was_clean = was_clean_};
 }
 

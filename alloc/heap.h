@@ -16,12 +16,13 @@
 #include <memory>
 #include <mutex>
 #include <span>
-#include <unordered_set>
+#include <string>
 #include <vector>
 
 #include "alloc/arena_source.h"
 #include "alloc/journal.h"
 #include "alloc/layout.h"
+#include "alloc/marking.h"
 #include "alloc/result.h"
 #include "alloc/segment_table.h"
 
@@ -50,6 +51,9 @@ class Tx {
   Result<std::byte*> edit(Offset off, std::size_t len);
   // The private copy that starts at `off`, if there is one, else the committed bytes.
   [[nodiscard]] const std::byte* view(Offset off) const;
+  // Copies [off, off + len) as it would be after a commit now: with every edit and set in it. Looks
+  // at every change of the transaction.
+  void read(Offset off, std::byte* to, std::size_t len) const;
   // Sets one aligned word of an allocated block. Errors: EINVAL.
   Status set(Offset word, std::uint64_t value);
   // Errors: EINVAL for a slot of 64 or more.
@@ -84,17 +88,21 @@ class Heap {
   struct Options {
     std::uint32_t lanes = 16;
     std::uint64_t lane_bytes = 256 * 1024;
+    std::uint32_t window_gib = 0;  // where users must map it, in GiB; 0: anywhere
   };
   struct Stats {
     std::uint32_t arenas = 0;
     std::uint64_t total_bytes = 0;  // of segments
     std::uint64_t used_bytes = 0;   // of allocated blocks, with rounding to their class
     std::uint64_t free_segment_bytes = 0;
-    std::uint64_t limbo_bytes = 0;  // freed, not reusable before the next checkpoint
-    std::uint64_t commits = 0;      // since open
-    std::uint64_t checkpoints = 0;  // since open
-    Journal::Recovery recovery;     // what open replayed
-    bool was_clean = false;         // the last user closed the heap
+    std::uint64_t limbo_bytes = 0;      // freed, not reusable before the next checkpoint
+    std::uint64_t commits = 0;          // since open
+    std::uint64_t checkpoints = 0;      // since open
+    Journal::Recovery recovery;         // what open replayed
+    Marking::Found marked;              // by the last recovery
+    std::uint64_t reclaimed_bytes = 0;  // by recoveries since open
+    std::uint32_t generation = 0;       // opens of the heap
+    bool was_clean = false;             // the last user closed the heap
   };
 
   // Makes an empty heap in the source's first arena (added if there is none), whatever it held.
@@ -121,8 +129,16 @@ class Heap {
   [[nodiscard]] Tx begin();
   // Bytes of the block that starts at `block`; EINVAL if there is none.
   Result<std::uint64_t> block_bytes(Offset block) const;
+  // The allocated block that holds byte `at`; a null segment if there is none.
+  [[nodiscard]] Slot block_of(Offset at) const;
+  // The slot that holds byte `at`, allocated or not; a null segment if there is none.
+  [[nodiscard]] Slot slot_of(Offset at) const { return table_.find(at); }
   // Brings all records home, so that freed blocks may be reused. Errors: EIO.
   Status checkpoint();
+
+  // What a pointer in the heap is: the offset of its target plus `bias`; 0, the default, or the
+  // address of offset 0. Set once, before use.
+  void set_pointer_bias(std::uint64_t bias) { bias_ = bias; }
 
   // --- Contract P: each call is durable when it returns; one record, one fence. `dest` is a word
   // of an allocated block, or root_word(slot). Of two calls on one word the caller lets one go
@@ -130,9 +146,9 @@ class Heap {
   [[nodiscard]] static Offset root_word(unsigned slot) {
     return offsetof(ArenaHeader, roots) + slot * sizeof(std::uint64_t);
   }
-  // Allocates a block and stores its offset in *dest. Errors: ENOSPC, EINVAL.
+  // Allocates a block and stores a pointer to it in *dest. Errors: ENOSPC, EINVAL.
   Result<Offset> allocate_to(Offset dest, std::size_t bytes);
-  // Frees the block whose offset is in *dest and sets *dest to 0. Errors: EINVAL.
+  // Frees the block that *dest points to and sets *dest to 0. Errors: EINVAL.
   Status free_from(Offset dest);
   // A block that is nobody's until published; a crash gives it back. Fill it through data() and
   // persist that before publish(), which may take effect before its own fence.
@@ -153,27 +169,48 @@ class Heap {
   // The home location, to be stored to by who owns the block.
   [[nodiscard]] std::byte* data(Offset off) { return base_ + off; }
 
-  // --- Contract R: nothing is persisted per call. After an unclean stop call recover() before the
-  // first allocate() finds old memory again; until then old objects stay as they are.
-  Result<Offset> allocate(std::size_t bytes);  // Errors: ENOSPC, EINVAL
-  Status release(Offset block);                // Errors: EINVAL
+  // --- Contract R: nothing is persisted per call. After an unclean stop old objects stay as they
+  // are until one of the recover calls has returned: they may be neither freed nor reached, for
+  // what a program moves meanwhile could be missed. allocate() works at once, from fresh segments.
+  Result<Offset> allocate(std::size_t bytes, std::uint8_t type = kTypeUntyped);  // ENOSPC, EINVAL
+  Status release(Offset block);                                                  // EINVAL, EBUSY
+  // Inline, for who allocates millions: see alloc/recoverable.h.
+  [[nodiscard]] Recoverable& recoverable() { return *recoverable_; }
   class Marker {
    public:
     // Marks the recoverable object that holds `at`. True if it was not marked before: then visit
-    // what it points to. False also for what is no recoverable object.
+    // what it points to. False also for what is no object in need of recovery.
     bool mark(Offset at);
 
    private:
-    friend class Recoverable;
+    friend class Heap;
     explicit Marker(const SegmentTable& table) : table_(table) {}
     const SegmentTable& table_;
   };
-  // Keeps the recoverable objects that `visit` marks, reclaims all others. No other call meanwhile.
+  // Keeps the old objects that `visit` marks, reclaims the others.
   Status recover(const std::function<void(Marker&)>& visit);
-  // Keeps what any aligned word reaches from a root or a transactional block, taken as an offset or
-  // as an address in this mapping.
-  Status recover_conservatively();
+  // Keeps what the roots of `options`, the root slots and all transactional blocks reach.
+  Status recover(const Marking::Options& options);
   [[nodiscard]] bool needs_recovery() const;  // has recoverable objects of an unclean stop
+  // Makes all recoverable objects old ones, to be recovered. No other call until that is done.
+  void collect();
+
+  // Across a fork, of a heap that only contract R uses: in between nobody changes what threads
+  // share, so that a child inherits it whole. What other threads' caches held is lost to the child,
+  // and nothing else.
+  void pause();
+  void resume();
+
+  // Calls visit(Segment&, slot) for each allocated block, by address. No other call meanwhile.
+  void for_each_block(const std::function<void(const Slot&)>& visit) const;
+
+  // Compares what NVRAM says of segments and blocks with what DRAM knows, and verifies headers.
+  // Calls report with a sentence for each contradiction. No other call meanwhile.
+  void check(const std::function<void(const std::string&)>& report) const;
+
+  [[nodiscard]] std::uint64_t arena_bytes() const { return source_.arena_bytes(); }
+  // What HeapState::boot is on this machine since it started.
+  [[nodiscard]] static std::uint32_t this_boot();
 
   [[nodiscard]] Stats stats() const;
   [[nodiscard]] Persist& persist() { return persist_; }
@@ -194,6 +231,8 @@ class Heap {
   };
 
   explicit Heap(ArenaSource& source);
+  void check_arena(std::uint32_t index,
+                   const std::function<void(const std::string&)>& report) const;
   static Status check_identity(const ArenaSource& source, const ArenaIdentity& identity,
                                std::uint32_t index);
   void write_identity(std::uint32_t index, const ArenaIdentity& model);
@@ -202,9 +241,11 @@ class Heap {
   Status mark_state(bool clean);
   [[nodiscard]] ArenaHeader* header(std::uint32_t index = 0) const;
 
+  Status sweep();
   Status finish_copy();
   Status copy_by_shadow(Offset to, const void* from, std::size_t len);
-  Status set_word(Tx& tx, Offset word, std::uint64_t value);
+  Result<Segment*> check_word(Offset word) const;
+  void log_allocation(Record& record, const Slot& slot) const;
   Result<Slot> reserve_slot(std::size_t bytes);
   Result<Slot> reserve_small(std::uint8_t size_class);
   Result<Slot> reserve_large(std::uint64_t span);
@@ -225,6 +266,7 @@ class Heap {
   void return_context(std::unique_ptr<TxContext> context);
 
   ArenaSource& source_;
+  std::uint64_t bias_ = 0;
   Persist& persist_;
   std::byte* const base_;
   SegmentTable table_;
@@ -238,11 +280,13 @@ class Heap {
   std::atomic<std::uint64_t> used_bytes_{0};
   std::mutex contexts_mutex_;
   std::vector<std::unique_ptr<TxContext>> contexts_;
-  std::mutex reserved_mutex_;
-  std::unordered_set<Offset> reserved_;
   std::mutex copy_mutex_;                     // one long copy at a time: there is one intent
   std::shared_ptr<Recoverable> recoverable_;  // shared with the caches of its threads
   Journal::Recovery recovery_;
+  std::vector<const Segment*> old_blocks_;  // transactional, that open found unclean
+  std::atomic<std::uint64_t> marked_objects_{0};
+  std::atomic<std::uint64_t> marked_bytes_{0};
+  std::atomic<std::uint64_t> reclaimed_bytes_{0};
   bool was_clean_ = false;
   std::uint32_t generation_ = 0;
 };

@@ -60,10 +60,10 @@ Status Heap::grow(Bin& bin, std::uint8_t size_class) {
   std::array<Segment*, kMaxGrowth> fresh{};
   std::uint32_t got = 0;
   while (got < want) {
-    fresh.at(got) = table_.take({.kind = SegmentKind::kSmall,
-                                 .contract = Contract::kTransactional,
-                                 .size_class = size_class,
-                                 .span = 1});
+    BTD_ASSIGN(fresh.at(got), table_.take({.kind = SegmentKind::kSmall,
+                                           .contract = Contract::kTransactional,
+                                           .size_class = size_class,
+                                           .span = 1}));
     if (fresh.at(got) == nullptr) break;
     ++got;
   }
@@ -77,10 +77,10 @@ Status Heap::grow(Bin& bin, std::uint8_t size_class) {
 Result<Slot> Heap::reserve_large(std::uint64_t span) {
   for (;;) {
     if (span < (std::uint64_t{1} << 32)) {
-      Segment* segment = table_.take({.kind = SegmentKind::kLarge,
-                                      .contract = Contract::kTransactional,
-                                      .size_class = 0,
-                                      .span = static_cast<std::uint32_t>(span)});
+      BTD_ASSIGN(Segment* const segment, table_.take({.kind = SegmentKind::kLarge,
+                                                      .contract = Contract::kTransactional,
+                                                      .size_class = 0,
+                                                      .span = static_cast<std::uint32_t>(span)}));
       if (segment != nullptr) return Slot{.segment = segment, .index = segment->take_slot()};
     }
     BTD_TRY(make_room(span));
@@ -158,7 +158,7 @@ Result<Slot> Heap::begin_free(Offset block) {
     return fail(EINVAL, "The offset " + std::to_string(block) + " is inside the block at " +
                             std::to_string(slot.offset()) + "; free the block by its start.");
   }
-  if (slot.segment->word.contract != Contract::kTransactional) {
+  if (slot.segment->recoverable()) {
     return fail(EINVAL, "The block at " + std::to_string(block) +
                             " is recoverable; give it back with release().");
   }
@@ -212,26 +212,34 @@ Status Heap::release_limbo() {
 
 Status Heap::return_slots(std::vector<Slot>& slots) {
   std::vector<Segment*> empty;
+  std::unique_lock<std::mutex> lock;  // of `held`: neighbours mostly share their bin
+  Bin* held = nullptr;
   for (const Slot& slot : slots) {
     Segment* segment = slot.segment;
-    if (segment->word.contract == Contract::kRecoverable) {
+    Bin* bin =
+        segment->recoverable() || segment->large() ? nullptr : &bins_.at(segment->word.size_class);
+    if (bin != held) {
+      if (lock.owns_lock()) lock.unlock();
+      if (bin != nullptr) lock = std::unique_lock(bin->mutex);
+      held = bin;
+    }
+    if (segment->recoverable()) {
       BTD_TRY(recoverable_->take_back(slot));
       continue;
     }
-    if (segment->word.kind == SegmentKind::kLarge) {
+    if (bin == nullptr) {
       table_.put_back(segment);
       continue;
     }
-    Bin& bin = bins_.at(segment->word.size_class);
-    const std::lock_guard lock(bin.mutex);
     segment->return_slot(slot.index);
-    if (segment->list_index == Segment::kNotListed) list(bin, segment);
+    if (segment->list_index == Segment::kNotListed) list(*bin, segment);
     // One segment stays, so that a lone block allocated and freed does not cost two fences a time.
-    if (segment->free_slots == segment->slots && bin.partial.size() > 1) {
-      unlist(bin, segment);
+    if (segment->free_slots == segment->slots && bin->partial.size() > 1) {
+      unlist(*bin, segment);
       empty.push_back(segment);
     }
   }
+  if (lock.owns_lock()) lock.unlock();
   return table_.retire(empty);
 }
 
@@ -246,7 +254,8 @@ Status Heap::trim() {
       empty.push_back(segment);
     }
   }
-  return table_.retire(empty);
+  BTD_TRY(table_.retire(empty));
+  return recoverable_->trim();
 }
 
 }  // namespace btd

@@ -2,96 +2,222 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "alloc/heap.h"
 #include "alloc/tx_context.h"
 
 namespace btd {
 
-Status Heap::set_word(Tx& tx, Offset word, std::uint64_t value) {
-  const Offset roots = offsetof(ArenaHeader, roots);
-  const bool is_root = word >= roots && word < roots + sizeof(ArenaHeader::roots) &&
-                       word % sizeof(std::uint64_t) == 0;
-  if (is_root) {
-    return tx.set_root(static_cast<unsigned>((word - roots) / sizeof(std::uint64_t)), value);
+namespace {
+
+// A record is assembled where it costs no memory allocation.
+Record& empty_record() {
+  thread_local Record record;
+  record.clear();
+  return record;
+}
+
+// The changes of bitmap words of one call: bits of one word go into one entry.
+class BitChanges {
+ public:
+  explicit BitChanges(EntryKind kind) : kind_(kind) {}
+  void add(const Slot& slot) {
+    const Offset word = slot.segment->bitmap_word(slot.index);
+    const std::uint64_t bit = Segment::mask_of(slot.index);
+    // Neighbours come one after the other: a short look back finds nearly all.
+    const std::size_t look = std::min<std::size_t>(words_.size(), 8);
+    for (std::size_t i = words_.size() - look; i < words_.size(); ++i) {
+      if (words_[i].first != word) continue;
+      words_[i].second |= bit;
+      return;
+    }
+    words_.emplace_back(word, bit);
   }
-  return tx.set(word, value);
+  void log(Record& record) {
+    for (const auto& [word, bits] : words_) {
+      if (kind_ == EntryKind::kOr64) record.or64(word, bits);
+      if (kind_ == EntryKind::kAnd64) record.and64(word, ~bits);
+    }
+  }
+  void clear() { words_.clear(); }
+
+ private:
+  const EntryKind kind_;
+  std::vector<std::pair<Offset, std::uint64_t>> words_;
+};
+
+// What publish() takes for the time of the call; kept by the thread, so that it costs no memory.
+struct Taken {
+  std::vector<Slot> allocated;
+  std::vector<Slot> freed;
+  std::vector<Segment*> logged;
+  BitChanges sets{EntryKind::kOr64};
+  BitChanges clears{EntryKind::kAnd64};
+  void clear() {
+    allocated.clear();
+    freed.clear();
+    logged.clear();
+    sets.clear();
+    clears.clear();
+  }
+};
+
+bool take_held(const Slot& slot) {
+  const std::uint64_t bit = Segment::mask_of(slot.index);
+  return (slot.segment->held[slot.index / 64].fetch_and(~bit, std::memory_order_acq_rel) & bit) !=
+         0;
+}
+
+void hold(const Slot& slot) {
+  slot.segment->held[slot.index / 64].fetch_or(Segment::mask_of(slot.index),
+                                               std::memory_order_acq_rel);
+}
+
+bool is_held(const Slot& slot) {
+  return !slot.segment->recoverable() &&
+         (slot.segment->held[slot.index / 64].load(std::memory_order_acquire) &
+          Segment::mask_of(slot.index)) != 0;
+}
+
+bool starts_block(const Slot& slot, Offset at) {
+  return slot.segment != nullptr && slot.offset() == at;
+}
+
+}  // namespace
+
+// Whether `word` may be set: an aligned word of an allocated or reserved block, or a root slot. A
+// recoverable segment that it lies in is returned, else null.
+Result<Segment*> Heap::check_word(Offset word) const {
+  const Offset roots = offsetof(ArenaHeader, roots);
+  if (word % kWordBytes == 0) {
+    if (word >= roots && word < roots + sizeof(ArenaHeader::roots)) return nullptr;
+    const Slot slot = table_.find(word);
+    if (slot.segment != nullptr && slot.segment->is_live(slot.index))
+      return slot.segment->recoverable() ? slot.segment : nullptr;
+    if (slot.segment != nullptr && is_held(slot)) return nullptr;
+  }
+  return fail(EINVAL, "The word at " + std::to_string(word) +
+                          " is not an aligned word of an allocated block.");
+}
+
+void Heap::log_allocation(Record& record, const Slot& slot) const {
+  if (slot.segment->large()) {
+    log_large_header(record, *slot.segment);
+  } else {
+    record.or64(slot.segment->bitmap_word(slot.index), Segment::mask_of(slot.index));
+  }
 }
 
 Result<Offset> Heap::allocate_to(Offset dest, std::size_t bytes) {
-  Tx tx = begin();
-  BTD_ASSIGN(const Offset block, tx.alloc(bytes));
-  BTD_TRY(set_word(tx, dest, block));
-  BTD_TRY(tx.commit());
-  return block;
+  BTD_ASSIGN(Segment* const recoverable, check_word(dest));
+  BTD_ASSIGN(const Slot slot, reserve_slot(bytes));
+  Record& record = empty_record();
+  log_allocation(record, slot);
+  record.set64(dest, slot.offset() + bias_);
+  BTD_ASSIGN(const std::uint64_t seq, journal_->commit(record));  // in doubt: nobody reuses it
+  slot.segment->set_live(slot.index);
+  if (recoverable != nullptr) recoverable->note_logged(seq);
+  used_bytes_.fetch_add(slot.bytes(), std::memory_order_relaxed);
+  return slot.offset();
 }
 
 Status Heap::free_from(Offset dest) {
-  Tx tx = begin();
-  BTD_TRY(set_word(tx, dest, 0));  // first, as it also checks that dest may be read
-  std::uint64_t block = 0;
-  std::memcpy(&block, at(dest), sizeof(block));
-  BTD_TRY(tx.free(block));
-  return tx.commit();
+  BTD_ASSIGN(Segment* const recoverable, check_word(dest));
+  const Offset block =
+      __atomic_load_n(reinterpret_cast<const std::uint64_t*>(at(dest)), __ATOMIC_RELAXED) - bias_;
+  BTD_ASSIGN(const Slot slot, begin_free(block));
+  Record& record = empty_record();
+  record.and64(slot.segment->bitmap_word(slot.index), ~Segment::mask_of(slot.index));
+  record.set64(dest, 0);
+  BTD_ASSIGN(const std::uint64_t seq, journal_->commit(record));
+  if (recoverable != nullptr) recoverable->note_logged(seq);
+  finish_free({&slot, 1}, seq);
+  return {};
 }
 
 Result<Offset> Heap::reserve(std::size_t bytes) {
   BTD_ASSIGN(const Slot slot, reserve_slot(bytes));
-  const std::lock_guard lock(reserved_mutex_);
-  reserved_.insert(slot.offset());
+  hold(slot);
   return slot.offset();
 }
 
 Status Heap::cancel(Offset reserved) {
-  {
-    const std::lock_guard lock(reserved_mutex_);
-    if (reserved_.erase(reserved) == 0) {
-      return fail(EINVAL, "The block at " + std::to_string(reserved) + " is not reserved.");
-    }
+  const Slot slot = table_.find(reserved);
+  if (!starts_block(slot, reserved) || slot.segment->recoverable() || !take_held(slot)) {
+    return fail(EINVAL, "The block at " + std::to_string(reserved) + " is not reserved.");
   }
-  cancel(table_.find(reserved));
+  cancel(slot);
   return {};
 }
 
 Status Heap::publish(std::span<const Action> actions) {
-  Tx tx = begin();
-  std::vector<Offset> taken;
-  const auto give_back = [&] {
-    const std::lock_guard lock(reserved_mutex_);
-    for (const Offset block : taken) {
-      reserved_.insert(block);
-      // The transaction must not cancel what stays reserved.
-      const std::uint32_t own = tx.context_->alloc_at.get(block);
-      tx.context_->allocs[own].dropped = true;
+  thread_local Taken taken;
+  taken.clear();
+  Record& record = empty_record();
+  const auto take = [&](const Action& action) -> Status {
+    if (action.kind == Action::Kind::kSet) {
+      BTD_ASSIGN(Segment* const recoverable, check_word(action.at));
+      if (recoverable != nullptr) taken.logged.push_back(recoverable);
+      record.set64(action.at, action.value);
+      return {};
     }
+    if (action.kind == Action::Kind::kFree) {
+      BTD_ASSIGN(const Slot slot, begin_free(action.at));
+      taken.freed.push_back(slot);
+      taken.clears.add(slot);
+      return {};
+    }
+    const Slot slot = table_.find(action.at);
+    if (!starts_block(slot, action.at) || !is_held(slot)) {
+      return fail(EINVAL, "The block at " + std::to_string(action.at) + " is not reserved.");
+    }
+    taken.allocated.push_back(slot);
+    if (slot.segment->large()) {
+      log_large_header(record, *slot.segment);
+    } else {
+      taken.sets.add(slot);
+    }
+    return {};
   };
-  // Reservations first: a word of a reserved block may be set by the same call.
-  for (const Action& action : actions) {
-    if (action.kind != Action::Kind::kAllocate) continue;
-    const std::lock_guard lock(reserved_mutex_);
-    if (reserved_.erase(action.at) == 0) continue;
-    taken.push_back(action.at);
-    tx.context_->alloc_at.put(action.at, static_cast<std::uint32_t>(tx.context_->allocs.size()));
-    tx.context_->allocs.push_back({.slot = table_.find(action.at)});
-  }
   Status status;
   for (const Action& action : actions) {
-    if (action.kind == Action::Kind::kSet) status = set_word(tx, action.at, action.value);
-    if (action.kind == Action::Kind::kFree) status = tx.free(action.at);
-    if (action.kind == Action::Kind::kAllocate &&
-        std::find(taken.begin(), taken.end(), action.at) == taken.end()) {
-      status = fail(EINVAL, "The block at " + std::to_string(action.at) + " is not reserved.");
-    }
+    status = take(action);
     if (!status) break;
   }
-  if (status && tx.log_bytes() > journal_->lane_bytes()) {
-    status = fail(E2BIG, "The actions need more log than a lane has; publish fewer at a time.");
+  std::size_t claimed = 0;  // of the reservations
+  if (status) {
+    taken.sets.log(record);
+    taken.clears.log(record);
+    if (record.lane_bytes() > journal_->lane_bytes()) {
+      status = fail(E2BIG, "The actions need more log than a lane has; publish fewer at a time.");
+    }
+    while (status && claimed < taken.allocated.size()) {
+      if (take_held(taken.allocated[claimed])) {
+        ++claimed;
+      } else {
+        status = fail(EINVAL, "The block at " + std::to_string(taken.allocated[claimed].offset()) +
+                                  " is published twice.");
+      }
+    }
   }
   if (!status) {
-    give_back();
+    for (std::size_t i = 0; i < claimed; ++i) hold(taken.allocated[i]);
+    for (const Slot& slot : taken.freed) slot.segment->set_live(slot.index);
     return status;
   }
-  return tx.commit();
+  if (record.empty()) return {};
+  BTD_ASSIGN(const std::uint64_t seq, journal_->commit(record));
+  std::uint64_t bytes = 0;
+  for (const Slot& slot : taken.allocated) {
+    slot.segment->set_live(slot.index);
+    bytes += slot.bytes();
+  }
+  for (Segment* segment : taken.logged) segment->note_logged(seq);
+  used_bytes_.fetch_add(bytes, std::memory_order_relaxed);
+  if (!taken.freed.empty()) finish_free(taken.freed, seq);
+  return {};
 }
 
 Status Heap::copy(Offset to, const void* from, std::size_t len) {
@@ -103,14 +229,11 @@ Status Heap::copy(Offset to, const void* from, std::size_t len) {
                 "The range at " + std::to_string(to) + " is not inside an allocated block.");
   }
   if (len > journal_->lane_bytes() / 2) return copy_by_shadow(to, from, len);
-  std::unique_ptr<TxContext> context = take_context();
-  context->record.bytes(to, from, len);
-  const auto seq = journal_->commit(context->record);
-  return_context(std::move(context));
-  if (seq && slot.segment->word.contract == Contract::kRecoverable) {
-    slot.segment->note_logged(*seq);
-  }
-  return seq ? Status{} : std::unexpected(seq.error());
+  Record& record = empty_record();
+  record.bytes(to, from, len);
+  BTD_ASSIGN(const std::uint64_t seq, journal_->commit(record));
+  if (slot.segment->recoverable()) slot.segment->note_logged(seq);
+  return {};
 }
 
 // The shadow is whole before it is promised, and the promise durable before `to` is touched.

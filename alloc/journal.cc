@@ -33,21 +33,6 @@ void for_entries(const std::byte* record, Visit&& visit) {
   }
 }
 
-// Hands each line of the homes to `flush` about once: a direct-mapped filter forgets, never lies.
-class LineFilter {
- public:
-  bool first_time(std::uint64_t line) {
-    std::uint64_t& slot = seen_[(line ^ (line >> 13)) % kSlots];
-    if (slot == line + 1) return false;
-    slot = line + 1;
-    return true;
-  }
-
- private:
-  static constexpr std::size_t kSlots = 4096;  // 32 KiB: stays in the first-level cache
-  std::array<std::uint64_t, kSlots> seen_{};
-};
-
 }  // namespace
 
 void Record::clear() {
@@ -145,12 +130,17 @@ Journal::Journal(Persist& persist, std::byte* heap_base, Offset where, const Geo
 }
 
 std::unique_lock<std::mutex> Journal::take_lane(Lane*& lane) {
-  // The lane of this CPU is almost always free; any other is as good.
-  const std::size_t start = static_cast<unsigned>(sched_getcpu()) % lanes_.size();
+  // A thread stays with its lane while nobody else takes that; any other is as good.
+  thread_local constinit std::size_t favourite = ~std::size_t{0};
+  if (favourite == ~std::size_t{0}) favourite = static_cast<unsigned>(sched_getcpu());
+  const std::size_t start = favourite % lanes_.size();
   for (std::size_t i = 0; i < lanes_.size(); ++i) {
-    lane = &lanes_[(start + i) % lanes_.size()];
+    const std::size_t at = start + i < lanes_.size() ? start + i : start + i - lanes_.size();
+    lane = &lanes_[at];
     std::unique_lock lock(lane->mutex, std::try_to_lock);
-    if (lock.owns_lock()) return lock;
+    if (!lock.owns_lock()) continue;
+    favourite = at;
+    return lock;
   }
   lane = &lanes_[start];
   return std::unique_lock(lane->mutex);
@@ -175,18 +165,19 @@ Result<std::uint64_t> Journal::commit(Record& record) {
     const std::uint64_t seq = next_seq_.fetch_add(1, std::memory_order_relaxed);
     const std::span<const std::byte> sealed = record.seal(seq);
     if (fault_ == Fault::kApplyBeforeCommit) [[unlikely]]
-      apply(sealed.data());
+      apply(sealed.data(), &lane->homes);
     persist_.copy_nodrain(lane->base + lane->tail, sealed.data(), sealed.size());
     if (!persist_.drain()) return std::unexpected(persist_.health().error());
     lane->tail += sealed.size();
-    apply(sealed.data());
+    apply(sealed.data(), &lane->homes);
     return seq;
   }
 }
 
-void Journal::apply(const std::byte* record) {
-  for_entries(record, [this](const EntryTag& tag, const std::byte* data) {
+void Journal::apply(const std::byte* record, HomeLines* homes) {
+  for_entries(record, [this, homes](const EntryTag& tag, const std::byte* data) {
     std::byte* home = heap_base_ + tag.home;
+    if (homes != nullptr) homes->add(tag.home, tag.len);
     if (tag.kind == EntryKind::kBytes) {
       std::memcpy(home, data, tag.len);
       return;
@@ -204,31 +195,20 @@ void Journal::apply(const std::byte* record) {
 void Journal::flush_homes() {
   if (persist_.domain() == Domain::kMsync) {
     // The kernel knows the dirty pages; one call for the range is far cheaper than one for each.
-    Offset low = kMaxHeapBytes;
-    Offset high = 0;
+    std::uint64_t low = ~std::uint64_t{0};
+    std::uint64_t high = 0;
     for (const Lane& lane : lanes_) {
-      for (std::uint64_t at = 0; at < lane.tail;) {
-        for_entries(lane.base + at, [&](const EntryTag& tag, const std::byte*) {
-          low = std::min(low, tag.home);
-          high = std::max(high, tag.home + tag.len);
-        });
-        at += line_round(reinterpret_cast<const RecordHeader*>(lane.base + at)->length);
+      for (const std::uint64_t line : lane.homes.lines()) {
+        low = std::min(low, line);
+        high = std::max(high, line + 1);
       }
     }
-    if (low < high) persist_.flush(heap_base_ + low, high - low);
+    if (low < high) persist_.flush(heap_base_ + low * kLineBytes, (high - low) * kLineBytes);
     return;
   }
-  LineFilter filter;
   for (const Lane& lane : lanes_) {
-    for (std::uint64_t at = 0; at < lane.tail;) {
-      for_entries(lane.base + at, [&](const EntryTag& tag, const std::byte*) {
-        const std::uint64_t last = (tag.home + tag.len - 1) / kLineBytes;
-        for (std::uint64_t line = tag.home / kLineBytes; line <= last; ++line) {
-          if (filter.first_time(line)) persist_.flush(heap_base_ + line * kLineBytes, kLineBytes);
-        }
-      });
-      at += line_round(reinterpret_cast<const RecordHeader*>(lane.base + at)->length);
-    }
+    for (const std::uint64_t line : lane.homes.lines())
+      persist_.flush(heap_base_ + line * kLineBytes, kLineBytes);
   }
 }
 
@@ -252,7 +232,10 @@ Status Journal::checkpoint() {
   flush_homes();
   if (!persist_.drain()) return persist_.health();
   BTD_TRY(raise_watermark(last));
-  for (Lane& lane : lanes_) lane.tail = 0;
+  for (Lane& lane : lanes_) {
+    lane.tail = 0;
+    lane.homes.clear();
+  }
   checkpoints_.fetch_add(1, std::memory_order_relaxed);
   return {};
 }
@@ -324,7 +307,7 @@ Result<Journal::Recovery> Journal::recover(std::uint64_t heap_bytes) {
             [](const Found& a, const Found& b) { return a.header->seq < b.header->seq; });
   for (const Found& record : found) BTD_TRY(check_entries(record, heap_bytes));
   for (const Found& record : found) {
-    apply(record.at);
+    apply(record.at, nullptr);
     for_entries(record.at, [this](const EntryTag& tag, const std::byte*) {
       persist_.flush(heap_base_ + tag.home, tag.len);
     });

@@ -17,6 +17,7 @@
 // Thread-safety: commit and checkpoint from any thread; recover before any other use.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -106,10 +107,35 @@ class Journal {
   [[nodiscard]] Fault fault() const { return fault_; }
 
  private:
+  // The cache lines that a lane's records changed at home, each about once: a direct-mapped filter
+  // forgets, never lies. So a checkpoint need not read back what was written past the cache.
+  class HomeLines {
+   public:
+    void add(Offset from, std::uint64_t len) {
+      const std::uint64_t last = (from + len - 1) / kLineBytes;
+      for (std::uint64_t line = from / kLineBytes; line <= last; ++line) {
+        std::uint64_t& seen = seen_[(line ^ (line >> 9)) % kSlots];
+        if (seen == line) continue;
+        seen = line;
+        lines_.push_back(line);
+      }
+    }
+    [[nodiscard]] const std::vector<std::uint64_t>& lines() const { return lines_; }
+    void clear() {
+      for (const std::uint64_t line : lines_) seen_[(line ^ (line >> 9)) % kSlots] = 0;
+      lines_.clear();
+    }
+
+   private:
+    static constexpr std::size_t kSlots = 512;
+    std::array<std::uint64_t, kSlots> seen_{};  // line 0 is the heap's identity: never a home
+    std::vector<std::uint64_t> lines_;          // bounded by what a lane holds
+  };
   struct alignas(2 * kLineBytes) Lane {
     std::mutex mutex;  // held from before the sequence number is taken until the record is applied
     std::byte* base = nullptr;
     std::uint64_t tail = 0;
+    HomeLines homes;
   };
   struct Found {
     const RecordHeader* header;
@@ -122,7 +148,7 @@ class Journal {
                                                          std::uint64_t above) const;
   Status walk_lane(const Lane& lane, std::uint64_t above, std::vector<Found>& found) const;
   Status check_entries(const Found& record, std::uint64_t heap_bytes) const;
-  void apply(const std::byte* record);
+  void apply(const std::byte* record, HomeLines* homes);
   void flush_homes();
   Status raise_watermark(std::uint64_t seq);
 

@@ -24,7 +24,7 @@ inline constexpr std::size_t kLineBytes = 64;  // what a flush makes durable, an
 inline constexpr std::size_t kWordBytes = 8;   // what NVRAM stores atomically
 inline constexpr std::size_t kPageBytes = 4096;
 inline constexpr std::uint64_t kSegmentBytes = 64 * 1024;
-inline constexpr std::uint32_t kFormatVersion = 1;
+inline constexpr std::uint32_t kFormatVersion = 2;
 inline constexpr unsigned kRootSlots = 64;
 
 template <class T>
@@ -77,7 +77,7 @@ struct ArenaIdentity {
   persistent<std::uint32_t> segment_count;
   persistent<std::uint32_t> lanes;
   persistent<std::uint64_t> lane_bytes;
-  persistent<std::uint32_t> reserved;
+  persistent<std::uint32_t> window_gib;  // address of arena 0, in GiB; 0: mapped anywhere
   persistent<std::uint32_t> crc;
 };
 static_assert(sizeof(ArenaIdentity) == 88);
@@ -184,29 +184,41 @@ struct SegmentWord {
   SegmentKind kind = SegmentKind::kSmall;        // 4 bits
   Contract contract = Contract::kTransactional;  // 4 bits
   std::uint8_t size_class = 0;                   // 8 bits; of a small segment
-  std::uint32_t span = 1;                        // 32 bits: segments; 1 for a small segment
+  std::uint32_t span = 1;                        // 32 bits: segments
+  std::uint8_t type = 0;                         // 8 bits: of all objects, for marking
 
   [[nodiscard]] constexpr std::uint64_t pack() const {
     return std::uint64_t{span} | (std::uint64_t{size_class} << 32) |
-           (static_cast<std::uint64_t>(kind) << 40) | (static_cast<std::uint64_t>(contract) << 44);
+           (static_cast<std::uint64_t>(kind) << 40) | (static_cast<std::uint64_t>(contract) << 44) |
+           (std::uint64_t{type} << 48);
   }
   [[nodiscard]] static constexpr SegmentWord unpack(std::uint64_t bits) {
     return {.kind = static_cast<SegmentKind>((bits >> 40) & 0xFU),
             .contract = static_cast<Contract>((bits >> 44) & 0xFU),
             .size_class = static_cast<std::uint8_t>(bits >> 32),
-            .span = static_cast<std::uint32_t>(bits)};
+            .span = static_cast<std::uint32_t>(bits),
+            .type = static_cast<std::uint8_t>(bits >> 48)};
   }
 };
 
-inline constexpr unsigned kInlineBitmapBits = 256;
+// A bitmap of at most so many bits lies in the header; a longer one at the segment's head.
+inline constexpr unsigned kInlineBitmapBits = 128;
+
+// The bits of 64 slots of a recoverable segment. They are right while the machine runs, whoever
+// dies; after a power cut only if the heap was closed.
+struct SlotBits {
+  persistent<std::uint64_t> live;   // allocated
+  transient<std::uint64_t> remote;  // freed by another than the segment's owner, not yet taken back
+};
+static_assert(sizeof(SlotBits) == 16);
+
 struct SegmentHeader {
   persistent<std::uint64_t> word;       // checked word of SegmentWord, or 0
   transient<std::uint32_t> owner;       // lease of the process that uses a recoverable segment
   transient<std::uint32_t> generation;  // the heap's, when the segment was last taken
   persistent<std::uint64_t> reserved[2];
-  // Allocated slots, where there are at most 256; else the bitmap is at the segment's head. Of a
-  // transactional segment always true; of a recoverable one only after a clean close.
-  persistent<std::uint64_t> bitmap[kInlineBitmapBits / 64];
+  // Allocated slots. Transactional: two words, always true. Recoverable: SlotBits.
+  persistent<std::uint64_t> bitmap[2 * kInlineBitmapBits / 64];
 };
 static_assert(sizeof(SegmentHeader) == kLineBytes);
 static_assert(offsetof(SegmentHeader, bitmap) == 32);

@@ -34,7 +34,7 @@ void Persist::sync_pages(const void* from, std::size_t len) {
 }
 
 void Persist::flush(const void* from, std::size_t len) {
-  if (len == 0) return;
+  if (len == 0 || domain_ == Domain::kProcess) return;
   count(from, len);
   switch (domain_) {
     case Domain::kCacheLine:
@@ -43,6 +43,8 @@ void Persist::flush(const void* from, std::size_t len) {
     case Domain::kMsync:
       sync_pages(from, len);
       break;
+    case Domain::kProcess:
+      break;
     case Domain::kEmulated:
       backend_->flush(static_cast<const std::byte*>(from), len);
       break;
@@ -50,6 +52,11 @@ void Persist::flush(const void* from, std::size_t len) {
 }
 
 bool Persist::drain() {
+  if (domain_ == Domain::kProcess) {
+    // What a process stored is there when it dies; only the compiler may not reorder it.
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    return true;
+  }
   shard().fences.fetch_add(1, std::memory_order_relaxed);
   if (domain_ == Domain::kCacheLine) {
     pmem_drain();

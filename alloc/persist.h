@@ -19,6 +19,7 @@ namespace btd {
 enum class Domain : std::uint8_t {
   kCacheLine,  // clwb + sfence: DAX with MAP_SYNC, or tmpfs standing in for NVRAM
   kMsync,      // pages of any file system
+  kProcess,    // nothing is flushed: survives the process, not the machine
   kEmulated,   // a PersistBackend
 };
 

@@ -1,8 +1,6 @@
 #include "alloc/recoverable.h"
 
 #include <algorithm>
-#include <bit>
-#include <cstring>
 #include <span>
 #include <string>
 #include <utility>
@@ -11,150 +9,213 @@ namespace btd {
 namespace {
 
 constexpr std::uint32_t kMaxGrowth = 8;  // headers to a fence
-constexpr std::uint32_t kSearch = 8;     // segments looked at for remote frees before growing
+constexpr std::size_t kMaxSearch = 4;    // resting caches looked into
+constexpr std::size_t kMaxFull = 16;     // uncounted segments found full in a row
 
-// The caches of this thread, one for each heap it used. Ends with the thread.
+// The caches of this thread, one for each heap it used; they rest when it ends.
 struct ThreadCaches {
   struct Entry {
     std::shared_ptr<Recoverable> heap;
-    std::unique_ptr<Recoverable::Cache> cache;
+    Recoverable::Cache* cache;
   };
   std::vector<Entry> entries;
-  const Recoverable* last = nullptr;  // the heap used last, and its cache
-  Recoverable::Cache* last_cache = nullptr;
-
-  ~ThreadCaches() {
-    for (Entry& entry : entries) entry.heap->abandon(*entry.cache);
-  }
+  ~ThreadCaches();
 };
+
+thread_local constinit bool t_ended = false;
 thread_local ThreadCaches t_caches;
+
+ThreadCaches::~ThreadCaches() {
+  t_ended = true;
+  for (Entry& entry : entries) entry.heap->rest(*entry.cache);
+}
 
 }  // namespace
 
+thread_local constinit Recoverable::Last Recoverable::t_last{nullptr, nullptr};
+
 Recoverable::Cache& Recoverable::my_cache() {
-  ThreadCaches& mine = t_caches;
-  if (mine.last == this) [[likely]]
-    return *mine.last_cache;
-  mine.last_cache = nullptr;
+  if (t_last.heap == this) [[likely]]
+    return *t_last.cache;
   // Heaps that are gone and known to this thread alone leave with the next look.
-  std::erase_if(mine.entries, [](const auto& entry) { return entry.heap.use_count() == 1; });
-  for (auto& entry : mine.entries) {
-    if (entry.heap.get() == this) mine.last_cache = entry.cache.get();
+  std::erase_if(t_caches.entries, [](const auto& entry) { return entry.heap.use_count() == 1; });
+  Cache* mine = nullptr;
+  for (const auto& entry : t_caches.entries) {
+    if (entry.heap.get() == this) mine = entry.cache;
   }
-  if (mine.last_cache == nullptr) {
-    mine.entries.push_back({.heap = shared_from_this(), .cache = std::make_unique<Cache>()});
-    mine.last_cache = mine.entries.back().cache.get();
+  if (mine == nullptr) {
+    mine = &take_cache();
+    t_caches.entries.push_back({.heap = shared_from_this(), .cache = mine});
   }
-  mine.last = this;
-  return *mine.last_cache;
+  t_last = {this, mine};
+  return *mine;
 }
 
-Result<Offset> Recoverable::allocate(std::size_t bytes) {
+Recoverable::Lease::Lease(Recoverable& heap) : heap_(heap), for_the_moment_(t_ended) {
+  // Destructors of an ending thread still allocate.
+  cache_ = for_the_moment_ ? &heap.take_cache() : &heap.my_cache();
+}
+
+Recoverable::Lease::~Lease() {
+  if (for_the_moment_) heap_.rest(*cache_);
+}
+
+Recoverable::Cache& Recoverable::make_cache() {
+  return *caches_.emplace_back(std::make_unique<Cache>());
+}
+
+Recoverable::Cache& Recoverable::take_cache() {
+  const std::lock_guard lock(resting_mutex_);
+  if (resting_.empty()) return make_cache();
+  Cache& cache = *resting_.back();
+  resting_.pop_back();
+  return cache;
+}
+
+void Recoverable::rest(Cache& cache) {
+  const std::lock_guard lock(resting_mutex_);
+  if (t_last.cache == &cache) t_last = {nullptr, nullptr};
+  if (attached_) resting_.push_back(&cache);
+}
+
+void Recoverable::forget_thread() {
+  // Kept for good: their locks may be held by threads that are not here.
+  static auto* const kept = new std::vector<ThreadCaches::Entry>;
+  kept->insert(kept->end(), t_caches.entries.begin(), t_caches.entries.end());
+  t_caches.entries.clear();
+  t_last = {nullptr, nullptr};
+}
+
+void Recoverable::detach() {
+  const std::lock_guard lock(resting_mutex_);
+  attached_ = false;
+}
+
+template <class Visit>
+void Recoverable::for_bins(Cache& cache, Visit&& visit) {
+  for (Bin& bin : cache.bins) visit(bin);
+  for (const auto& bins : cache.typed) {
+    if (bins == nullptr) continue;
+    for (Bin& bin : *bins) visit(bin);
+  }
+}
+
+Recoverable::Bin& Recoverable::bin_for(Cache& cache, std::uint8_t size_class, std::uint8_t type) {
+  if (type == 0) return cache.bins[size_class];
+  if (cache.typed[type] == nullptr) cache.typed[type] = std::make_unique<Bins>();
+  return (*cache.typed[type])[size_class];
+}
+
+Result<Offset> Recoverable::allocate(std::size_t bytes, std::uint8_t type) {
   if (bytes == 0) return fail(EINVAL, "A block has at least one byte.");
-  if (bytes > kMaxSmallBytes) return allocate_large(bytes);
-  Cache& cache = my_cache();
+  if (bytes > kMaxSmallBytes) return allocate_large(bytes, type);
+  const Lease lease(*this);
+  Cache& cache = *lease;
   const std::uint8_t size_class = size_class_of(bytes);
-  Cache::PerClass& mine = cache.classes[size_class];
-  if (mine.stacked > 0) [[likely]] {
-    const Slot slot = mine.stack[--mine.stacked];
-    slot.segment->set_live(slot.index);
-    return slot.offset();
-  }
-  BTD_ASSIGN(const Slot slot, refill(cache, size_class));
-  slot.segment->set_live(slot.index);
-  return slot.offset();
+  Bin& bin = bin_for(cache, size_class, type);
+  if (bin.mask != 0) [[likely]]
+    return take_claimed(bin);
+  return refill(cache, bin, size_class, type);
 }
 
-Result<Slot> Recoverable::refill(Cache& cache, std::uint8_t size_class) {
-  Cache::PerClass& mine = cache.classes[size_class];
+Result<Offset> Recoverable::refill(Cache& cache, Bin& bin, std::uint8_t size_class,
+                                   std::uint8_t type) {
+  SegmentWord word{.kind = SegmentKind::kSmall,
+                   .contract = Contract::kRecoverable,
+                   .size_class = size_class,
+                   .span = kSizeClasses[size_class].span,
+                   .type = type};
   for (;;) {
-    if (fill_stack(mine)) return mine.stack[--mine.stacked];
-    if (find_remote(mine) || adopt_orphan(cache, size_class)) continue;
-    std::uint32_t got = 0;
-    BTD_TRY(grow(cache, size_class, got));
-    if (got > 0) continue;
-    BTD_TRY(heap_.make_room(1));
-  }
-}
-
-bool Recoverable::fill_stack(Cache::PerClass& mine) {
-  while (mine.stacked < Cache::kStack / 2 && !mine.partial.empty()) {
-    Segment* segment = mine.partial.back();
-    if (segment->free_slots == segment->slots) --mine.empty;
-    while (mine.stacked < Cache::kStack / 2 && segment->free_slots > 0) {
-      mine.stack[mine.stacked++] = {.segment = segment, .index = segment->take_slot()};
+    if (claim_word(cache, bin)) return take_claimed(bin);
+    if (cache.pending.load(std::memory_order_relaxed) != nullptr) {
+      drain_pending(cache);
+      if (claim_word(cache, bin)) return take_claimed(bin);
     }
-    if (segment->free_slots > 0) break;
-    mine.partial.pop_back();
-    segment->list_index = Segment::kNotListed;
+    if (take_from_resting(cache, bin, size_class, type)) continue;
+    std::uint32_t got = 0;
+    BTD_TRY(grow(cache, bin, word, got));
+    if (got > 0) continue;
+    BTD_TRY(shed(cache, 0));
+    if (Status room = heap_.make_room(word.span); !room) {
+      if (word.span == 1) return std::unexpected(std::move(room).error());
+      word.span = 1;  // fewer slots to a header, but any hole will do
+    }
   }
-  // Popped from the back: the lowest addresses first.
-  std::reverse(mine.stack.begin(), mine.stack.begin() + mine.stacked);
-  return mine.stacked > 0;
 }
 
-bool Recoverable::find_remote(Cache::PerClass& mine) {
-  const auto count = static_cast<std::uint32_t>(mine.owned.size());
-  for (std::uint32_t i = 0; i < std::min(kSearch, count); ++i) {
-    mine.cursor = mine.cursor + 1 < count ? mine.cursor + 1 : 0;
-    Segment* segment = mine.owned[mine.cursor];
-    segment->adopt_remote();
-    if (segment->free_slots == 0) continue;
-    if (segment->free_slots == segment->slots) ++mine.empty;
-    segment->list_index = 0;
-    mine.partial.push_back(segment);
-    return true;
-  }
-  return false;
-}
-
-bool Recoverable::adopt_orphan(Cache& cache, std::uint8_t size_class) {
-  const std::lock_guard lock(orphans_mutex_);
-  std::vector<Segment*>& orphans = orphans_[size_class];
-  for (std::size_t i = 0; i < std::min<std::size_t>(kSearch, orphans.size()); ++i) {
-    Segment* segment = orphans.back();
-    segment->adopt_remote();
-    if (segment->free_slots == 0) {
-      // To the front's place, so that the next search sees others.
-      std::swap(orphans.back(), orphans[i]);
+// Claims the free slots of one word for `bin`, which has none left.
+bool Recoverable::claim_word(Cache& cache, Bin& bin) {
+  for (;;) {
+    Segment* const segment = bin.current;
+    if (segment == nullptr || segment->free_slots == 0) {
+      bin.current = nullptr;
+      bin.live = nullptr;
+      if (bin.partial.empty()) return false;
+      Segment& next = *bin.partial.back();
+      unlist(cache, bin, next);
+      bin.current = &next;
       continue;
     }
-    orphans.pop_back();
-    Cache::PerClass& mine = cache.classes[size_class];
-    segment->owner.store(&cache, std::memory_order_release);
-    segment->list_index = 0;
-    if (segment->free_slots == segment->slots) ++mine.empty;
-    mine.owned.push_back(segment);
-    mine.partial.push_back(segment);
+    for (;;) {
+      const std::uint64_t free =
+          ~segment->load_live(segment->hint) & segment->existing(segment->hint);
+      if (free != 0) {
+        bin.mask = free;
+        break;
+      }
+      segment->hint = segment->hint + 1 == segment->words ? 0 : segment->hint + 1;
+    }
+    bin.live = segment->live_at(segment->hint);
+    bin.slot_bytes = segment->slot_bytes;
+    bin.word_start = segment->slot_offset(segment->hint * 64);
+    segment->free_slots -= static_cast<std::uint32_t>(std::popcount(bin.mask));
     return true;
   }
-  return false;
 }
 
-Status Recoverable::grow(Cache& cache, std::uint8_t size_class, std::uint32_t& got) {
-  Cache::PerClass& mine = cache.classes[size_class];
-  std::array<Segment*, kMaxGrowth> fresh{};
-  while (got < mine.growth) {
-    fresh.at(got) = table_.take({.kind = SegmentKind::kSmall,
-                                 .contract = Contract::kRecoverable,
-                                 .size_class = size_class,
-                                 .span = 1});
-    if (fresh.at(got) == nullptr) break;
-    ++got;
+void Recoverable::unclaim(Bin& bin) {
+  if (bin.current != nullptr)
+    bin.current->free_slots += static_cast<std::uint32_t>(std::popcount(bin.mask));
+  bin.mask = 0;
+  bin.live = nullptr;
+}
+
+void Recoverable::list(Cache& cache, Bin& bin, Segment& segment) {
+  segment.list_index = static_cast<std::uint32_t>(bin.partial.size());
+  bin.partial.push_back(&segment);
+  if (segment.free_slots == segment.slots) ++cache.empty;
+}
+
+void Recoverable::unlist(Cache& cache, Bin& bin, Segment& segment) {
+  if (segment.free_slots == segment.slots) --cache.empty;
+  Segment* const last = bin.partial.back();
+  bin.partial[segment.list_index] = last;
+  last->list_index = segment.list_index;
+  bin.partial.pop_back();
+  segment.list_index = Segment::kNotListed;
+}
+
+// A slot became free: the segment's first, or its last.
+void Recoverable::note_free(Cache& cache, Bin& bin, Segment& segment) {
+  if (bin.current == &segment) return;
+  if (segment.list_index == Segment::kNotListed) {
+    list(cache, bin, segment);
+  } else if (segment.free_slots == segment.slots) {
+    ++cache.empty;
   }
-  const std::span<Segment* const> made(fresh.data(), got);
-  if (made.empty()) return {};
-  used_.store(true, std::memory_order_relaxed);
-  BTD_TRY(table_.create(made));
-  for (Segment* segment : made) {
-    segment->owner.store(&cache, std::memory_order_release);
-    segment->list_index = 0;
-    mine.owned.push_back(segment);
-    mine.partial.push_back(segment);
-    ++mine.empty;
+  // What the medium refuses here it refuses at the next fence too, which reports it.
+  if (cache.empty > kMaxEmpty) static_cast<void>(shed(cache, kMaxEmpty / 2));
+}
+
+void Recoverable::count(Segment& segment) {
+  segment.free_slots = 0;
+  for (std::uint32_t i = 0; i < segment.words; ++i) {
+    const std::uint64_t live = segment.load_live(i) & segment.existing(i);
+    segment.store_live(i, live);
+    segment.free_slots += static_cast<std::uint32_t>(std::popcount(~live & segment.existing(i)));
   }
-  mine.growth = std::min(mine.growth * 2, kMaxGrowth);
-  return {};
+  segment.uncounted = false;
+  segment.slow.store(segment.large() || segment.logged_seq.load() != 0);
 }
 
 Status Recoverable::release(Offset block) {
@@ -164,136 +225,295 @@ Status Recoverable::release(Offset block) {
                             "; the pointer is not from this heap, or points inside a block.");
   }
   Segment& segment = *slot.segment;
-  if (segment.word.contract != Contract::kRecoverable) {
+  if (!segment.recoverable()) {
     return fail(EINVAL, "The block at " + std::to_string(block) +
                             " is transactional; free it in a transaction or with free_from().");
   }
-  if (!segment.clear_live(slot.index)) {
+  const Lease lease(*this);
+  Cache& cache = *lease;
+  if (segment.owner.load(std::memory_order_acquire) == &cache && release_own(cache, segment, block))
+    return {};
+  if (segment.dirty) {
+    return fail(EBUSY, "The block at " + std::to_string(block) +
+                           " is from before an unclean stop; free it when recovery is done.");
+  }
+  const std::uint64_t bit = Segment::mask_of(slot.index);
+  if (!segment.is_live(slot.index) || (segment.load_remote(slot.index / 64) & bit) != 0 ||
+      (__atomic_fetch_or(segment.remote_at(slot.index / 64), bit, __ATOMIC_SEQ_CST) & bit) != 0) {
     return fail(EINVAL, "The block at " + std::to_string(block) +
                             " is not allocated; it was released twice, or never allocated.");
   }
+  return release_slowly(segment, slot.index);
+}
+
+// The slot's remote bit is set: it is this thread's to give back.
+Status Recoverable::release_slowly(Segment& segment, std::uint32_t index) {
+  const Slot slot{.segment = &segment, .index = index};
   // A record that may yet be replayed would write into what the slot's next owner stores.
-  const std::uint64_t logged = segment.logged_seq.load(std::memory_order_relaxed);
+  const std::uint64_t logged = segment.logged_seq.load();
   if (logged > heap_.journal_->watermark()) [[unlikely]] {
     heap_.wait_for_watermark({&slot, 1}, logged, slot.bytes());
     return {};
   }
-  if (segment.word.kind == SegmentKind::kLarge) return take_back(slot);
-  Cache& cache = my_cache();
-  if (segment.owner.load(std::memory_order_acquire) != &cache) {
-    segment.free_remotely(slot.index);
-    return {};
+  if (logged != 0 && !segment.large() && !segment.uncounted) {
+    segment.slow.store(false);
+    if (segment.logged_seq.load() > heap_.journal_->watermark()) segment.slow.store(true);
   }
-  Cache::PerClass& mine = cache.classes[segment.word.size_class];
-  if (mine.stacked < Cache::kStack) [[likely]] {
-    mine.stack[mine.stacked++] = slot;
-    return {};
-  }
-  // The colder half goes back, so that neither a run of frees nor one of allocations pays each
-  // time.
-  for (std::uint32_t i = 0; i < Cache::kStack / 2; ++i) give_back(mine, mine.stack[i]);
-  std::copy(mine.stack.begin() + Cache::kStack / 2, mine.stack.end(), mine.stack.begin());
-  mine.stacked = Cache::kStack / 2;
-  mine.stack[mine.stacked++] = slot;
-  return mine.empty > Cache::kMaxEmpty ? shed(mine) : Status{};
+  return take_back(slot);
 }
 
 Status Recoverable::take_back(const Slot& slot) {
-  if (slot.segment->word.kind == SegmentKind::kSmall) {
-    slot.segment->free_remotely(slot.index);
+  if (!slot.segment->large()) {
+    push_pending(*slot.segment);
     return {};
   }
+  slot.segment->store_live(0, 0);
   Segment* const large[] = {slot.segment};
   return table_.retire(large);
 }
 
-void Recoverable::give_back(Cache::PerClass& mine, const Slot& slot) {
-  Segment* segment = slot.segment;
-  segment->return_slot(slot.index);
-  if (segment->free_slots == segment->slots) ++mine.empty;
-  if (segment->list_index == Segment::kNotListed) {
-    segment->list_index = 0;  // only listed or not counts here
-    mine.partial.push_back(segment);
+// The segment is linked at most once: whoever sets `pending` links it, and only who unlinked it
+// clears that, before looking at the bits. So a bit that was set before is seen, or linked again.
+void Recoverable::push_pending(Segment& segment) {
+  if (segment.pending.load() || segment.pending.exchange(true)) return;
+  auto* const owner =
+      static_cast<Cache*>(const_cast<void*>(segment.owner.load(std::memory_order_acquire)));
+  if (owner == nullptr) {
+    segment.pending.store(false);
+    return;
+  }
+  link_pending(*owner, segment);
+}
+
+void Recoverable::link_pending(Cache& cache, Segment& segment) {
+  Segment* head = cache.pending.load(std::memory_order_relaxed);
+  do {
+    segment.next_pending = head;
+  } while (!cache.pending.compare_exchange_weak(head, &segment, std::memory_order_release,
+                                                std::memory_order_relaxed));
+}
+
+void Recoverable::drain_pending(Cache& cache) {
+  Segment* next = cache.pending.exchange(nullptr, std::memory_order_acquire);
+  Segment* waiting = nullptr;  // for the watermark: linked again for the next drain
+  while (next != nullptr) {
+    Segment& segment = *next;
+    next = segment.next_pending;
+    const bool mine = segment.owner.load(std::memory_order_acquire) == &cache;
+    if (mine && segment.logged_seq.load() > heap_.journal_->watermark()) {
+      segment.next_pending = std::exchange(waiting, &segment);
+      continue;
+    }
+    segment.pending.exchange(false);
+    if (mine) {
+      collect_remote(cache, segment);
+    } else {
+      push_pending(segment);  // it changed hands, or is no segment any more
+    }
+  }
+  while (waiting != nullptr) {
+    Segment& segment = *std::exchange(waiting, waiting->next_pending);
+    link_pending(cache, segment);
   }
 }
 
-// Gives half of the empty segments back to the heap, in one fence.
-Status Recoverable::shed(Cache::PerClass& mine) {
+void Recoverable::collect_remote(Cache& cache, Segment& segment) {
+  if (segment.uncounted) count(segment);
+  Bin& bin = bin_for(cache, segment.word.size_class, segment.word.type);
+  for (std::uint32_t i = 0; i < segment.words; ++i) {
+    if (segment.load_remote(i) == 0) continue;
+    const std::uint64_t live = segment.load_live(i);
+    const std::uint64_t freed =
+        __atomic_exchange_n(segment.remote_at(i), 0, __ATOMIC_SEQ_CST) & live;
+    segment.store_live(i, live & ~freed);
+    if (bin.live == segment.live_at(i)) {
+      bin.mask |= freed;
+      continue;
+    }
+    if (segment.list_index != Segment::kNotListed) unlist(cache, bin, segment);
+    segment.free_slots += static_cast<std::uint32_t>(std::popcount(freed));
+  }
+  if (segment.free_slots > 0 && &segment != bin.current &&
+      segment.list_index == Segment::kNotListed)
+    list(cache, bin, segment);
+}
+
+// Takes one segment with free slots from a cache of an ended thread.
+bool Recoverable::take_from_resting(Cache& cache, Bin& bin, std::uint8_t size_class,
+                                    std::uint8_t type) {
+  const std::lock_guard lock(resting_mutex_);
+  for (std::size_t n = 0; n < std::min(kMaxSearch, resting_.size()); ++n) {
+    Cache& other = *resting_[n];
+    if (other.pending.load(std::memory_order_relaxed) != nullptr) drain_pending(other);
+    Bin& from = bin_for(other, size_class, type);
+    if (from.current != nullptr) {
+      unclaim(from);
+      Segment& segment = *std::exchange(from.current, nullptr);
+      if (segment.free_slots > 0) list(other, from, segment);
+    }
+    for (std::size_t full = 0; !from.partial.empty() && full < kMaxFull; ++full) {
+      Segment& segment = *from.partial.back();
+      unlist(other, from, segment);
+      segment.owner.store(&cache, std::memory_order_release);
+      if (segment.uncounted) count(segment);
+      if (segment.free_slots == 0) continue;  // its first free lists it
+      list(cache, bin, segment);
+      return true;
+    }
+  }
+  return false;
+}
+
+Status Recoverable::grow(Cache& cache, Bin& bin, SegmentWord word, std::uint32_t& got) {
+  std::array<Segment*, kMaxGrowth> fresh{};
+  while (got < bin.growth) {
+    BTD_ASSIGN(fresh.at(got), table_.take(word));
+    if (fresh.at(got) == nullptr) break;
+    ++got;
+  }
+  const std::span<Segment* const> made(fresh.data(), got);
+  if (made.empty()) return {};
+  used_.store(true, std::memory_order_relaxed);
+  BTD_TRY(table_.create(made));
+  for (Segment* segment : made) segment->owner.store(&cache, std::memory_order_release);
+  // The lowest addresses are used first.
+  for (std::size_t i = made.size(); i-- > 0;) list(cache, bin, *made[i]);
+  bin.growth = std::min(bin.growth * 2, kMaxGrowth);
+  return {};
+}
+
+// Gives listed empty segments back to the heap until `keep` are left, in one fence.
+Status Recoverable::shed(Cache& cache, std::uint32_t keep) {
   std::vector<Segment*> empty;
-  const auto is_empty = [&](Segment* segment) {
-    return segment->free_slots == segment->slots && empty.size() < Cache::kMaxEmpty / 2;
-  };
-  std::erase_if(mine.partial, [&](Segment* segment) {
-    if (!is_empty(segment)) return false;
-    empty.push_back(segment);
-    return true;
+  for_bins(cache, [&](Bin& bin) {
+    for (std::size_t i = bin.partial.size(); i-- > 0 && cache.empty > keep;) {
+      Segment& segment = *bin.partial[i];
+      if (segment.free_slots != segment.slots) continue;
+      unlist(cache, bin, segment);
+      empty.push_back(&segment);
+    }
   });
-  std::sort(empty.begin(), empty.end());
-  std::erase_if(mine.owned, [&](Segment* segment) {
-    return std::binary_search(empty.begin(), empty.end(), segment);
-  });
-  mine.empty -= static_cast<std::uint32_t>(empty.size());
-  mine.cursor = 0;
   return table_.retire(empty);
 }
 
-Result<Offset> Recoverable::allocate_large(std::size_t bytes) {
+Status Recoverable::trim() {
+  const std::lock_guard lock(resting_mutex_);
+  for (Cache* cache : resting_) {
+    drain_pending(*cache);
+    BTD_TRY(shed(*cache, 0));
+  }
+  return {};
+}
+
+Result<Offset> Recoverable::allocate_large(std::size_t bytes, std::uint8_t type) {
   const std::uint64_t span = (bytes + kSegmentBytes - 1) / kSegmentBytes;
   for (;;) {
     Segment* segment = nullptr;
     if (span < (std::uint64_t{1} << 32)) {
-      segment = table_.take({.kind = SegmentKind::kLarge,
-                             .contract = Contract::kRecoverable,
-                             .size_class = 0,
-                             .span = static_cast<std::uint32_t>(span)});
+      BTD_ASSIGN(segment, table_.take({.kind = SegmentKind::kLarge,
+                                       .contract = Contract::kRecoverable,
+                                       .size_class = 0,
+                                       .span = static_cast<std::uint32_t>(span),
+                                       .type = type}));
     }
     if (segment != nullptr) {
       used_.store(true, std::memory_order_relaxed);
       Segment* const made[] = {segment};
       BTD_TRY(table_.create(made));
-      segment->set_live(segment->take_slot());
+      segment->free_slots = 0;
+      segment->store_live(0, 1);
       return segment->data;
     }
     BTD_TRY(heap_.make_room(span));
   }
 }
 
-void Recoverable::detach() {
-  const std::lock_guard lock(orphans_mutex_);
-  attached_ = false;
+void Recoverable::adopt(Segment& segment) {
+  used_.store(true, std::memory_order_relaxed);
+  const std::lock_guard lock(resting_mutex_);
+  if (segment.dirty) {
+    dirty_.store(true);
+    dirty_segments_.push_back(&segment);
+    return;
+  }
+  if (segment.large()) {
+    segment.uncounted = false;
+    return;
+  }
+  if (resting_.empty()) resting_.push_back(&make_cache());
+  Cache& cache = *resting_.front();
+  segment.owner.store(&cache, std::memory_order_release);
+  list(cache, bin_for(cache, segment.word.size_class, segment.word.type), segment);
 }
 
-void Recoverable::abandon(Cache& cache) {
-  const std::lock_guard lock(orphans_mutex_);
-  if (!attached_) return;
-  for (std::size_t size_class = 0; size_class < kClasses; ++size_class) {
-    Cache::PerClass& mine = cache.classes.at(size_class);
-    for (std::uint32_t i = 0; i < mine.stacked; ++i) {
-      mine.stack.at(i).segment->return_slot(mine.stack.at(i).index);
+void Recoverable::soil() {
+  const std::lock_guard lock(resting_mutex_);
+  for (const auto& cache : caches_) {
+    for (Segment* next = cache->pending.exchange(nullptr); next != nullptr;) {
+      next->pending.store(false);
+      next = next->next_pending;
     }
-    for (Segment* segment : mine.owned) {
-      segment->list_index = Segment::kNotListed;
-      segment->owner.store(nullptr, std::memory_order_release);
-      orphans_.at(size_class).push_back(segment);
+    for_bins(*cache, [](Bin& bin) { bin = Bin{}; });
+    cache->empty = 0;
+  }
+  dirty_segments_.clear();
+  table_.for_each([this](Segment& segment) {
+    if (!segment.recoverable()) return;
+    segment.owner.store(nullptr);
+    segment.list_index = Segment::kNotListed;
+    segment.dirty = true;
+    segment.slow.store(true);
+    dirty_segments_.push_back(&segment);
+  });
+  dirty_.store(true);
+}
+
+void Recoverable::begin_marking() {
+  dirty_bytes_ = 0;
+  for (Segment* segment : dirty_segments_) {
+    for (std::uint32_t i = 0; i < segment->words; ++i) {
+      const std::uint64_t live = segment->allocated_word(i) & segment->existing(i);
+      dirty_bytes_ += static_cast<unsigned>(std::popcount(live)) * segment->slot_bytes;
+      segment->store_live(i, 0);
+      __atomic_store_n(segment->remote_at(i), 0, __ATOMIC_RELAXED);
     }
   }
 }
 
-void Recoverable::adopt(Segment& segment, bool clean) {
-  used_.store(true, std::memory_order_relaxed);
-  if (!clean) dirty_.store(true);
-  if (segment.word.kind == SegmentKind::kLarge) return;
-  const std::lock_guard lock(orphans_mutex_);
-  orphans_.at(segment.word.size_class).push_back(&segment);
+Result<std::uint64_t> Recoverable::sweep() {
+  std::vector<Segment*> empty;
+  std::uint64_t kept = 0;
+  {
+    const std::lock_guard lock(resting_mutex_);
+    Cache& cache = make_cache();
+    for (Segment* segment : dirty_segments_) {
+      segment->dirty = false;
+      count(*segment);
+      kept += (segment->slots - segment->free_slots) * segment->slot_bytes;
+      if (segment->free_slots == segment->slots) {
+        empty.push_back(segment);
+        continue;
+      }
+      if (segment->large()) continue;
+      segment->owner.store(&cache, std::memory_order_release);
+      if (segment->free_slots > 0)
+        list(cache, bin_for(cache, segment->word.size_class, segment->word.type), *segment);
+    }
+    dirty_segments_.clear();
+    resting_.push_back(&cache);
+  }
+  BTD_TRY(table_.retire(empty));
+  dirty_.store(false);
+  return dirty_bytes_ - std::min(kept, dirty_bytes_);
 }
 
 std::uint64_t Recoverable::live_bytes() const {
   if (!used_.load(std::memory_order_relaxed)) return 0;
   std::uint64_t bytes = 0;
   table_.for_each([&](const Segment& segment) {
-    if (segment.word.contract != Contract::kRecoverable) return;
+    if (!segment.recoverable()) return;
     for (std::uint32_t i = 0; i < segment.words; ++i) {
-      const auto live = segment.live[i].load(std::memory_order_relaxed);
+      const std::uint64_t live = segment.dirty ? segment.existing(i) : segment.allocated_word(i);
       bytes += static_cast<std::uint64_t>(std::popcount(live)) * segment.slot_bytes;
     }
   });
@@ -302,109 +522,16 @@ std::uint64_t Recoverable::live_bytes() const {
 
 Status Recoverable::write_bitmaps() {
   if (!used_.load(std::memory_order_relaxed)) return {};
-  // Memory that nobody recovered is kept as it is: all of it counts as live.
-  table_.for_each([&](const Segment& segment) {
-    if (segment.word.contract != Contract::kRecoverable) return;
-    std::byte* const to = heap_.base_ + segment.bitmap;
+  table_.for_each([&](Segment& segment) {
+    if (!segment.recoverable()) return;
     for (std::uint32_t i = 0; i < segment.words; ++i) {
-      const std::uint64_t live = segment.live[i].load(std::memory_order_acquire);
-      std::memcpy(to + i * kWordBytes, &live, kWordBytes);
+      // Memory that nobody recovered is kept as it is: all of it counts as live.
+      const std::uint64_t freed = __atomic_exchange_n(segment.remote_at(i), 0, __ATOMIC_RELAXED);
+      segment.store_live(i, segment.dirty ? segment.existing(i) : segment.load_live(i) & ~freed);
     }
-    heap_.persist_.flush(to, segment.words * kWordBytes);
+    heap_.persist_.flush(segment.bits, segment.words * sizeof(SlotBits));
   });
   return heap_.persist_.drain() ? Status{} : heap_.persist_.health();
 }
-
-Status Recoverable::recover(const std::function<void(Heap::Marker&)>& visit) {
-  table_.for_each([](Segment& segment) {
-    if (segment.word.contract != Contract::kRecoverable) return;
-    for (std::uint32_t i = 0; i < segment.words; ++i) segment.live[i].store(0);
-  });
-  Heap::Marker marker(table_);
-  visit(marker);
-  return sweep();
-}
-
-// Everything not marked becomes available; empty segments return to the heap.
-Status Recoverable::sweep() {
-  std::vector<Segment*> empty;
-  {
-    // What this thread's own cache held is recovered like the rest.
-    Cache& mine = my_cache();
-    for (Cache::PerClass& each : mine.classes) each = Cache::PerClass{};
-    const std::lock_guard lock(orphans_mutex_);
-    for (auto& orphans : orphans_) orphans.clear();
-    table_.for_each([&](Segment& segment) {
-      if (segment.word.contract != Contract::kRecoverable) return;
-      segment.owner.store(nullptr);
-      segment.list_index = Segment::kNotListed;
-      segment.free_slots = 0;
-      segment.remote_count.store(0);
-      for (std::uint32_t i = 0; i < segment.words; ++i) {
-        const std::uint32_t in_word = std::min(segment.slots - i * 64, 64U);
-        const std::uint64_t exist =
-            in_word == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << in_word) - 1;
-        segment.remote[i].store(0);
-        segment.avail[i] = ~segment.live[i].load() & exist;
-        segment.free_slots += static_cast<std::uint32_t>(std::popcount(segment.avail[i]));
-      }
-      if (segment.free_slots == segment.slots) {
-        empty.push_back(&segment);
-      } else if (segment.word.kind == SegmentKind::kSmall) {
-        orphans_.at(segment.word.size_class).push_back(&segment);
-      }
-    });
-  }
-  BTD_TRY(table_.retire(empty));
-  dirty_.store(false);
-  return {};
-}
-
-bool Heap::Marker::mark(Offset at) {
-  const Slot slot = table_.find(at);
-  if (slot.segment == nullptr || slot.segment->word.contract != Contract::kRecoverable)
-    return false;
-  const std::uint64_t bit = Segment::mask_of(slot.index);
-  return (slot.segment->live[slot.index / 64].fetch_or(bit, std::memory_order_acq_rel) & bit) == 0;
-}
-
-Status Recoverable::recover_conservatively() {
-  return recover([this](Heap::Marker& marker) {
-    std::vector<Slot> todo;
-    const auto base = reinterpret_cast<std::uintptr_t>(heap_.base_);
-    const auto try_word = [&](std::uint64_t word) {
-      for (const std::uint64_t at : {word, word - base}) {
-        if (marker.mark(at)) todo.push_back(table_.find(at));
-      }
-    };
-    const auto scan = [&](const std::byte* from, std::uint64_t len) {
-      for (std::uint64_t i = 0; i + kWordBytes <= len; i += kWordBytes) {
-        std::uint64_t word = 0;
-        std::memcpy(&word, from + i, kWordBytes);
-        try_word(word);
-      }
-    };
-    for (unsigned slot = 0; slot < kRootSlots; ++slot) try_word(heap_.root(slot));
-    table_.for_each([&](const Segment& segment) {
-      if (segment.word.contract != Contract::kTransactional) return;
-      for (std::uint32_t i = 0; i < segment.slots; ++i) {
-        if (segment.is_live(i)) scan(heap_.at(segment.slot_offset(i)), segment.slot_bytes);
-      }
-    });
-    while (!todo.empty()) {
-      const Slot slot = todo.back();
-      todo.pop_back();
-      scan(heap_.at(slot.offset()), slot.bytes());
-    }
-  });
-}
-
-Result<Offset> Heap::allocate(std::size_t bytes) { return recoverable_->allocate(bytes); }
-Status Heap::release(Offset block) { return recoverable_->release(block); }
-Status Heap::recover(const std::function<void(Marker&)>& visit) {
-  return recoverable_->recover(visit);
-}
-Status Heap::recover_conservatively() { return recoverable_->recover_conservatively(); }
-bool Heap::needs_recovery() const { return recoverable_->needs_recovery(); }
 
 }  // namespace btd

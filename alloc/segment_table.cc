@@ -1,7 +1,8 @@
 #include "alloc/segment_table.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <string>
 
@@ -9,6 +10,9 @@
 
 namespace btd {
 namespace {
+
+// What a table covers at most; with a pointer for each segment, 128 MiB of address space.
+constexpr std::uint64_t kMaxTableBytes = std::uint64_t{1} << 40;
 
 constexpr std::uint64_t round_up(std::uint64_t value, std::uint64_t to) {
   return (value + to - 1) / to * to;
@@ -30,61 +34,92 @@ SegmentTable::Geometry SegmentTable::plan(std::uint64_t arena_bytes, std::uint64
   return plan;
 }
 
+SegmentMap::SegmentMap(std::uint64_t segments) {
+  void* at = mmap(nullptr, segments * sizeof(*cells_), PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (at == MAP_FAILED) return;
+  cells_ = static_cast<std::atomic<Segment*>*>(at);  // zero bytes are null pointers
+  size_ = segments;
+}
+
+SegmentMap::~SegmentMap() {
+  if (cells_ != nullptr) munmap(cells_, size_ * sizeof(*cells_));
+}
+
 SegmentTable::SegmentTable(ArenaSource& source)
-    : base_(source.base()),
+    : source_(source),
+      base_(source.base()),
       arena_bytes_(source.arena_bytes()),
-      stride_(source.arena_bytes() / kSegmentBytes + 1),
-      persist_(source.persist()) {}
+      persist_(source.persist()),
+      map_(std::min(kMaxArenas * source.arena_bytes(), kMaxTableBytes) / kSegmentBytes) {}
 
 Status SegmentTable::attach(std::uint32_t index, const Geometry& geometry, bool clean,
                             std::vector<Segment*>& found) {
-  auto arena = std::make_unique<Arena>();
-  arena->geometry = geometry;
-  arena->base = index * arena_bytes_;
-  arena->index = index;
-  arena->segments = std::make_unique<std::atomic<Segment*>[]>(geometry.segment_count);
-  Arena& own = *arena;
-  arenas_[index] = std::move(arena);
+  if (!map_.usable()) return fail(ENOMEM, "There is no address space for the table of segments.");
+  if ((index + 1) * arena_bytes_ > map_.size() * kSegmentBytes) {
+    return fail(ENOSPC, "The heap has all arenas it may have.");
+  }
+  arenas_[index] = geometry;
   arena_count_.store(index + 1, std::memory_order_release);
   const std::lock_guard lock(mutex_);
+  std::uint32_t free = 0;  // neighbouring free segments before i
   for (std::uint32_t i = 0; i < geometry.segment_count;) {
     std::uint32_t used = 0;
-    BTD_TRY(read_segment(own, i, clean, found, used));
-    if (used == 0) extents_.put(id_of(index, i), 1);
+    BTD_TRY(read_segment(index, i, clean, found, used));
+    if (used != 0 && free != 0) extents_.put(first_id(index) + i - free, free);
+    free = used != 0 ? 0 : free + 1;
     i += std::max(used, 1U);
   }
+  if (free != 0) extents_.put(first_id(index) + geometry.segment_count - free, free);
   return {};
 }
 
-Status SegmentTable::damaged(const Arena& arena, std::uint32_t index, const char* what) const {
+std::unexpected<Error> SegmentTable::damaged(std::uint32_t arena, std::uint32_t index,
+                                             const char* what) {
   return fail(EUCLEAN, "The header of segment " + std::to_string(index) + " of arena " +
-                           std::to_string(arena.index) + " is damaged (" + what +
+                           std::to_string(arena) + " is damaged (" + what +
                            "); run `btd check`, or restore the heap from a backup.");
 }
 
+SegmentTable::Decoded SegmentTable::decode(std::uint64_t word, std::uint64_t room) {
+  const std::optional<std::uint64_t> bits = checked_value(word);
+  if (!bits) return {.word = {}, .damage = "its checksum does not hold"};
+  const SegmentWord said = SegmentWord::unpack(*bits);
+  const bool small = said.kind == SegmentKind::kSmall;
+  if ((!small && said.kind != SegmentKind::kLarge) || said.contract > Contract::kRecoverable)
+    return {.word = said, .damage = "its kind is unknown"};
+  const auto span_fits = [&] {
+    if (said.span == 0 || said.span > room) return false;
+    if (!small) return true;
+    if (said.size_class >= kClasses) return false;
+    return said.span == 1 || (said.contract == Contract::kRecoverable &&
+                              said.span == kSizeClasses[said.size_class].span);
+  };
+  return {.word = said, .damage = span_fits() ? nullptr : "its size is out of range"};
+}
+
 // Sets `used` to the segments that the one at `index` takes; 0 when it is free.
-Status SegmentTable::read_segment(Arena& arena, std::uint32_t index, bool clean,
+Status SegmentTable::read_segment(std::uint32_t arena, std::uint32_t index, bool clean,
                                   std::vector<Segment*>& found, std::uint32_t& used) {
-  const Offset at = arena.base + arena.geometry.table_offset + index * sizeof(SegmentHeader);
+  const Offset at =
+      arena * arena_bytes_ + arenas_[arena].table_offset + index * sizeof(SegmentHeader);
   const auto* header = reinterpret_cast<const SegmentHeader*>(base_ + at);
   if (header->word == 0) return {};
-  const std::optional<std::uint64_t> bits = checked_value(header->word);
-  if (!bits) return damaged(arena, index, "its checksum does not hold");
-  const SegmentWord word = SegmentWord::unpack(*bits);
+  const Decoded decoded = decode(header->word, arenas_[arena].segment_count - index);
+  if (decoded.damage != nullptr) return damaged(arena, index, decoded.damage);
+  const SegmentWord& word = decoded.word;
   const bool small = word.kind == SegmentKind::kSmall;
-  if ((!small && word.kind != SegmentKind::kLarge) || word.contract > Contract::kRecoverable) {
-    return damaged(arena, index, "its kind is unknown");
-  }
-  if (small ? word.size_class >= kClasses || word.span != 1
-            : word.span == 0 || word.span > arena.geometry.segment_count - index) {
-    return damaged(arena, index, "its size is out of range");
-  }
+  const bool recoverable = word.contract == Contract::kRecoverable;
   // A transactional large extent that was freed keeps its header: with the bit clear it means
   // nothing.
-  const bool recoverable = word.contract == Contract::kRecoverable;
   if (!small && !recoverable && (header->bitmap[0] & 1U) == 0) return {};
-  Segment* segment = make(word, id_of(arena.index, index));
-  if (!load_bitmap(*segment, clean)) {
+  Segment* segment = make(word, first_id(arena) + index);
+  if (recoverable) {
+    segment->uncounted = true;  // counted when it is first allocated from
+    segment->dirty = !clean;
+    segment->slow.store(true, std::memory_order_relaxed);
+    segment->free_slots = 0;
+  } else if (!load_bitmap(*segment)) {
     return damaged(arena, index, "its bitmap has slots that do not exist");
   }
   found.push_back(segment);
@@ -92,18 +127,13 @@ Status SegmentTable::read_segment(Arena& arena, std::uint32_t index, bool clean,
   return {};
 }
 
-Status SegmentTable::load_bitmap(Segment& segment, bool clean) const {
+Status SegmentTable::load_bitmap(Segment& segment) const {
   const auto* words = reinterpret_cast<const std::uint64_t*>(base_ + segment.bitmap);
-  const bool trusted = clean || segment.word.contract == Contract::kTransactional;
   segment.free_slots = 0;
   for (std::uint32_t i = 0; i < segment.words; ++i) {
-    const std::uint32_t in_word = std::min(segment.slots - i * 64, 64U);
-    const std::uint64_t exist =
-        in_word == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << in_word) - 1;
-    const std::uint64_t bits = trusted ? words[i] : exist;
-    if ((bits & ~exist) != 0) return fail(EUCLEAN);
-    segment.live[i].store(bits, std::memory_order_relaxed);
-    segment.avail[i] = ~bits & exist;
+    if ((words[i] & ~segment.existing(i)) != 0) return fail(EUCLEAN);
+    segment.live[i].store(words[i], std::memory_order_relaxed);
+    segment.avail[i] = ~words[i] & segment.existing(i);
     segment.free_slots += static_cast<std::uint32_t>(std::popcount(segment.avail[i]));
   }
   return {};
@@ -117,65 +147,83 @@ Segment* SegmentTable::make(SegmentWord word, std::uint64_t id) {
     segment = spare_.back();
     spare_.pop_back();
   }
-  const Arena& arena = *arenas_[id / stride_];
-  const std::uint64_t index = id % stride_;
-  const Offset start = arena.base + arena.geometry.segments_offset + index * kSegmentBytes;
+  const Offset start = id * kSegmentBytes;
+  const auto arena = static_cast<std::uint32_t>(start / arena_bytes_);
   segment->id = id;
   segment->word = word;
-  segment->header = arena.base + arena.geometry.table_offset + index * sizeof(SegmentHeader);
+  segment->header = arena * arena_bytes_ + arenas_[arena].table_offset +
+                    (id - first_id(arena)) * sizeof(SegmentHeader);
   segment->hint = 0;
   segment->list_index = Segment::kNotListed;
   const Offset inline_bitmap = segment->header + offsetof(SegmentHeader, bitmap);
-  if (word.kind == SegmentKind::kLarge) {
+  if (segment->large()) {
     segment->data = start;
     segment->slots = segment->words = 1;
     segment->slot_bytes = word.span * kSegmentBytes;
+    segment->inverse = 0;
     segment->bitmap = inline_bitmap;
   } else {
     const SizeClass& size = kSizeClasses[word.size_class];
     segment->data = start + size.data_offset;
-    segment->slots = size.slots;
-    segment->words = size.bitmap_words;
+    segment->slots = size.slots_in(word.span);
+    segment->words = (segment->slots + 63) / 64;
     segment->slot_bytes = size.bytes;
+    segment->inverse = size.inverse;
     segment->bitmap = size.inline_bitmap ? inline_bitmap : start;
   }
-  segment->avail = std::make_unique<std::uint64_t[]>(segment->words);
-  segment->live = std::make_unique<std::atomic<std::uint64_t>[]>(segment->words);
-  segment->owner.store(nullptr, std::memory_order_relaxed);
-  segment->remote_count.store(0, std::memory_order_relaxed);
-  segment->logged_seq.store(0, std::memory_order_relaxed);
-  segment->remote.reset();
-  if (word.contract == Contract::kRecoverable) {
-    segment->remote = std::make_unique<std::atomic<std::uint64_t>[]>(segment->words);
-  }
   segment->free_slots = segment->slots;
-  for (std::uint32_t i = 0; i < segment->words; ++i) {
-    const std::uint32_t in_word = std::min(segment->slots - i * 64, 64U);
-    segment->avail[i] = in_word == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << in_word) - 1;
+  segment->owner.store(nullptr, std::memory_order_relaxed);
+  segment->logged_seq.store(0, std::memory_order_relaxed);
+  segment->uncounted = segment->dirty = false;
+  segment->slow.store(segment->large(), std::memory_order_relaxed);
+  segment->bits = nullptr;
+  segment->live.reset();
+  segment->avail.reset();
+  segment->held.reset();
+  if (segment->recoverable()) {
+    segment->bits = reinterpret_cast<SlotBits*>(base_ + segment->bitmap);
+  } else {
+    segment->avail = std::make_unique<std::uint64_t[]>(segment->words);
+    segment->live = std::make_unique<std::atomic<std::uint64_t>[]>(segment->words);
+    segment->held = std::make_unique<std::atomic<std::uint64_t>[]>(segment->words);
+    for (std::uint32_t i = 0; i < segment->words; ++i) segment->avail[i] = segment->existing(i);
   }
   set_pointers(*segment, segment);
   return segment;
 }
 
 void SegmentTable::set_pointers(const Segment& segment, Segment* to) {
-  Arena& arena = *arenas_[segment.id / stride_];
-  const std::uint64_t first = segment.id % stride_;
-  for (std::uint64_t i = first; i < first + segment.word.span; ++i) {
-    arena.segments[i].store(to, std::memory_order_release);
-  }
+  for (std::uint64_t id = segment.id; id < segment.id + segment.word.span; ++id) map_.set(id, to);
 }
 
-Segment* SegmentTable::take(SegmentWord word) {
+Result<Segment*> SegmentTable::take(SegmentWord word) {
+  std::uint64_t id = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    const std::optional<std::uint64_t> run = extents_.take(word.span);
+    if (!run) return nullptr;
+    id = *run;
+  }
+  // Without the lock: it may take as long as the file system likes.
+  Status reserved = source_.reserve_space(id * kSegmentBytes, word.span * kSegmentBytes);
   const std::lock_guard lock(mutex_);
-  const std::optional<std::uint64_t> id = extents_.take(word.span);
-  return id ? make(word, *id) : nullptr;
+  if (reserved) return make(word, id);
+  extents_.put(id, word.span);
+  return std::unexpected(std::move(reserved).error());
+}
+
+// Plain stores: nobody trusts the bits of a recoverable segment before a clean close persists them.
+void SegmentTable::clear_bits(const Segment& segment) const {
+  std::memset(base_ + segment.bitmap, 0, segment.words * sizeof(SlotBits));
 }
 
 Status SegmentTable::create(std::span<Segment* const> fresh) {
   bool cleared = false;
   for (const Segment* segment : fresh) {
-    // A recoverable segment's bitmap means nothing before a clean close writes it.
-    if (segment->word.contract == Contract::kRecoverable) continue;
+    if (segment->recoverable()) {
+      clear_bits(*segment);
+      continue;
+    }
     // At the head lies old data, whose zeros need not be durable. An inline bitmap that reads as
     // zero is zero on NVRAM too: retire() and the journal fenced it.
     auto* words = reinterpret_cast<std::uint64_t*>(base_ + segment->bitmap);
@@ -209,25 +257,11 @@ Status SegmentTable::retire(std::span<Segment* const> empty) {
 }
 
 void SegmentTable::put_back(Segment* segment) {
+  segment->owner.store(nullptr, std::memory_order_release);
   set_pointers(*segment, nullptr);
   const std::lock_guard lock(mutex_);
   extents_.put(segment->id, segment->word.span);
   spare_.push_back(segment);
-}
-
-Slot SegmentTable::find(Offset at) const {
-  const std::uint64_t arena_index = at / arena_bytes_;
-  if (arena_index >= arenas()) return {};
-  const Arena& arena = *arenas_[arena_index];
-  const Offset first = arena.base + arena.geometry.segments_offset;
-  if (at < first) return {};
-  const std::uint64_t index = (at - first) / kSegmentBytes;
-  if (index >= arena.geometry.segment_count) return {};
-  Segment* segment = arena.segments[index].load(std::memory_order_acquire);
-  if (segment == nullptr || at < segment->data) return {};
-  const std::uint64_t slot = (at - segment->data) / segment->slot_bytes;
-  if (slot >= segment->slots) return {};
-  return {.segment = segment, .index = static_cast<std::uint32_t>(slot)};
 }
 
 std::uint64_t SegmentTable::free_segments() const {
@@ -237,7 +271,7 @@ std::uint64_t SegmentTable::free_segments() const {
 
 std::uint64_t SegmentTable::total_segments() const {
   std::uint64_t total = 0;
-  for (std::uint32_t i = 0; i < arenas(); ++i) total += arenas_[i]->geometry.segment_count;
+  for (std::uint32_t i = 0; i < arenas(); ++i) total += arenas_[i].segment_count;
   return total;
 }
 

@@ -6,6 +6,7 @@
 // LOCK ORDER: a bin's lock (alloc/heap.h), then this table's. Lookups take no lock.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <deque>
 #include <memory>
@@ -22,6 +23,26 @@
 
 namespace btd {
 
+// Address space for one pointer for each segment a heap may have: pages come when used.
+class SegmentMap {
+ public:
+  explicit SegmentMap(std::uint64_t segments);
+  ~SegmentMap();
+  SegmentMap(const SegmentMap&) = delete;
+  SegmentMap& operator=(const SegmentMap&) = delete;
+
+  [[nodiscard]] bool usable() const { return cells_ != nullptr; }
+  [[nodiscard]] std::uint64_t size() const { return size_; }
+  [[nodiscard]] Segment* get(std::uint64_t id) const {
+    return id < size_ ? cells_[id].load(std::memory_order_acquire) : nullptr;
+  }
+  void set(std::uint64_t id, Segment* to) { cells_[id].store(to, std::memory_order_release); }
+
+ private:
+  std::atomic<Segment*>* cells_ = nullptr;
+  std::uint64_t size_ = 0;
+};
+
 class SegmentTable {
  public:
   // Where an arena's parts lie.
@@ -35,30 +56,39 @@ class SegmentTable {
 
   static constexpr std::uint32_t kMaxArenas = 4096;
 
+  // What the word of a header says: `word`, unless it is `damage`. `room`: segments from it to its
+  // arena's end. The word is not 0, which would be a free segment.
+  struct Decoded {
+    SegmentWord word;
+    const char* damage = nullptr;
+  };
+  [[nodiscard]] static Decoded decode(std::uint64_t word, std::uint64_t room);
+
   explicit SegmentTable(ArenaSource& source);
   SegmentTable(const SegmentTable&) = delete;
   SegmentTable& operator=(const SegmentTable&) = delete;
 
   // Takes in arena `index`, whose header is valid: reads its table, one line a segment; `found`
-  // gets every segment in use. A fresh arena has an all-zero table. `clean`: the bitmaps of
-  // recoverable segments are true; else all their slots count as live. Errors: EUCLEAN.
+  // gets every segment in use. A fresh arena has an all-zero table. `clean`: the bits of
+  // recoverable segments are true; else they are dirty. Errors: EUCLEAN, ENOMEM.
   Status attach(std::uint32_t index, const Geometry& geometry, bool clean,
                 std::vector<Segment*>& found);
   // Calls visit(Segment&) for every segment in use. No segment may come or go meanwhile.
   template <class Visit>
   void for_each(Visit&& visit) const {
     for (std::uint32_t a = 0; a < arenas(); ++a) {
-      const Arena& arena = *arenas_[a];
-      for (std::uint32_t i = 0; i < arena.geometry.segment_count; ++i) {
-        Segment* segment = arena.segments[i].load(std::memory_order_acquire);
-        if (segment != nullptr && segment->id == id_of(a, i)) visit(*segment);
+      const std::uint64_t first = first_id(a);
+      for (std::uint64_t id = first; id < first + arenas_[a].segment_count; ++id) {
+        Segment* segment = map_.get(id);
+        if (segment != nullptr && segment->id == id) visit(*segment);
       }
     }
   }
 
   // Takes `span` neighbouring free segments, or null when there are none.
-  // The header on NVRAM is not written: create() or a transaction does that.
-  [[nodiscard]] Segment* take(SegmentWord word);
+  // The header on NVRAM is not written: create() or a transaction does that. Errors: ENOSPC the
+  // source could not reserve their space.
+  [[nodiscard]] Result<Segment*> take(SegmentWord word);
   // Persists the headers of new segments: one fence, two where a transactional bitmap is cleared.
   Status create(std::span<Segment* const> fresh);
   // Persists zero words in the headers of empty segments, in one fence, and frees them.
@@ -67,8 +97,19 @@ class SegmentTable {
   // segment whose header was never written.
   void put_back(Segment* segment);
 
+  // The segment that holds byte `at`, or null.
+  [[nodiscard]] Segment* segment_of(Offset at) const { return map_.get(at / kSegmentBytes); }
   // The slot that holds byte `at`, or a null segment where there is none.
-  [[nodiscard]] Slot find(Offset at) const;
+  [[nodiscard]] Slot find(Offset at) const {
+    Segment* segment = segment_of(at);
+    if (segment == nullptr || at < segment->data) return {};
+    const std::uint32_t slot = segment->slot_of(at);
+    if (slot >= segment->slots) return {};
+    return {.segment = segment, .index = slot};
+  }
+
+  // Held: no segment comes or goes.
+  [[nodiscard]] std::mutex& mutex() { return mutex_; }
 
   [[nodiscard]] std::uint32_t arenas() const {
     return arena_count_.load(std::memory_order_acquire);
@@ -78,32 +119,29 @@ class SegmentTable {
   [[nodiscard]] std::uint64_t longest_run() const;
 
  private:
-  struct Arena {
-    Geometry geometry;
-    Offset base = 0;
-    std::uint32_t index = 0;
-    std::unique_ptr<std::atomic<Segment*>[]> segments;  // by index; a large extent's, in all its
-  };
-
-  // Ids leave a gap between arenas, so that runs never join across them.
-  [[nodiscard]] std::uint64_t id_of(std::uint32_t arena, std::uint32_t segment) const {
-    return arena * stride_ + segment;
+  [[nodiscard]] std::uint64_t first_id(std::uint32_t arena) const {
+    return (arena * arena_bytes_ + arenas_[arena].segments_offset) / kSegmentBytes;
   }
   Segment* make(SegmentWord word, std::uint64_t id);
   void set_pointers(const Segment& segment, Segment* to);
-  Status read_segment(Arena& arena, std::uint32_t index, bool clean, std::vector<Segment*>& found,
-                      std::uint32_t& used);
-  Status load_bitmap(Segment& segment, bool clean) const;
-  Status damaged(const Arena& arena, std::uint32_t index, const char* what) const;
+  void clear_bits(const Segment& segment) const;
+  Status read_segment(std::uint32_t arena, std::uint32_t index, bool clean,
+                      std::vector<Segment*>& found, std::uint32_t& used);
+  Status load_bitmap(Segment& segment) const;
+  [[nodiscard]] static std::unexpected<Error> damaged(std::uint32_t arena, std::uint32_t index,
+                                                      const char* what);
   [[nodiscard]] SegmentHeader* header_of(const Segment& segment) const {
     return reinterpret_cast<SegmentHeader*>(base_ + segment.header);
   }
 
+  ArenaSource& source_;
   std::byte* const base_;
   const std::uint64_t arena_bytes_;
-  const std::uint64_t stride_;  // more than the segments of any arena
   Persist& persist_;
-  std::unique_ptr<Arena> arenas_[kMaxArenas];
+  // By Offset / kSegmentBytes; a large extent's in all its cells. Ids leave a gap between arenas,
+  // where an arena's header lies, so that runs never join across them.
+  SegmentMap map_;
+  std::array<Geometry, kMaxArenas> arenas_{};
   std::atomic<std::uint32_t> arena_count_{0};
   mutable std::mutex mutex_;  // extents_, pool_, spare_
   ExtentTree extents_;

@@ -10,7 +10,7 @@ namespace btd {
 namespace {
 
 Segment* if_recoverable(const Slot& slot) {
-  return slot.segment->word.contract == Contract::kRecoverable ? slot.segment : nullptr;
+  return slot.segment->recoverable() ? slot.segment : nullptr;
 }
 
 std::uint64_t word_at(const std::byte* at) {
@@ -140,6 +140,20 @@ const std::byte* Tx::view(Offset off) const {
   return heap_->at(off);
 }
 
+void Tx::read(Offset off, std::byte* to, std::size_t len) const {
+  if (to != heap_->at(off)) std::memmove(to, heap_->at(off), len);
+  if (!context_) return;
+  const auto lay_over = [&](Offset at, const std::byte* bytes, std::size_t count) {
+    const Offset from = std::max(at, off);
+    const Offset end = std::min(at + count, off + len);
+    if (from < end) std::memcpy(to + (from - off), bytes + (from - at), end - from);
+  };
+  for (const TxContext::Set& set : context_->sets) {
+    lay_over(set.word, reinterpret_cast<const std::byte*>(&set.value), sizeof(set.value));
+  }
+  for (const TxContext::Edit& edit : context_->edits) lay_over(edit.off, edit.copy, edit.len);
+}
+
 Status Tx::set(Offset word, std::uint64_t value) {
   if (!context_) return fail(EINVAL, "The transaction is over; begin another.");
   const Slot slot = heap_->table_.find(word);
@@ -195,12 +209,7 @@ void Tx::build_record(bool log_fresh) {
   record.clear();
   for (const TxContext::Alloc& alloc : context_->allocs) {
     if (alloc.dropped) continue;
-    const Segment& segment = *alloc.slot.segment;
-    if (segment.word.kind == SegmentKind::kLarge) {
-      heap_->log_large_header(record, segment);
-    } else {
-      record.or64(segment.bitmap_word(alloc.slot.index), Segment::mask_of(alloc.slot.index));
-    }
+    heap_->log_allocation(record, alloc.slot);
   }
   for (const Slot& slot : context_->frees) {
     record.and64(slot.segment->bitmap_word(slot.index), ~Segment::mask_of(slot.index));

@@ -163,12 +163,6 @@ Status check_all(const std::string& path, Findings& findings) {
 
 }  // namespace
 
-CheckExit exit_of(const Result<CheckReport>& result) {
-  if (!result) return CheckExit::kOperational;
-  if (result->uncorrected != 0) return CheckExit::kUncorrected;
-  return result->repaired != 0 ? CheckExit::kRepaired : CheckExit::kClean;
-}
-
 Result<CheckReport> check_pool(const std::string& path, const CheckOptions& options) {
   CheckReport report;
   Findings findings(report, options);

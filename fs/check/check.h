@@ -9,30 +9,14 @@
 #include <functional>
 #include <string>
 #include <string_view>
-#include <vector>
 
+#include "alloc/findings.h"
 #include "alloc/result.h"
 
 namespace btd {
 
-enum class Severity {
-  kNote,     // what a crash may leave and the next mount puts in order by itself
-  kProblem,  // what no crash leaves: damage, or a fault of a program
-};
-
-struct Finding {
-  Severity severity = Severity::kProblem;
-  std::string sentence;
-  bool repaired = false;
-};
-
-struct CheckReport {
-  // In the order of finding. At most kMaxFindings are kept; the counts below are of all.
-  std::vector<Finding> findings;
-  std::uint64_t notes = 0;
-  std::uint64_t repaired = 0;     // problems
-  std::uint64_t uncorrected = 0;  // problems
-
+// `repaired` counts problems.
+struct CheckReport : CheckCounts {
   std::uint64_t files = 0, directories = 0, symlinks = 0, others = 0;  // inodes
   std::uint64_t entries = 0;
   std::uint64_t xattrs = 0;
@@ -42,8 +26,6 @@ struct CheckReport {
   std::uint64_t files_without_backing = 0;  // they are empty, which is no fault
   std::uint64_t heap_blocks = 0;            // that the map uses
   std::uint64_t heap_bytes = 0;
-
-  static constexpr std::size_t kMaxFindings = 1000;
 };
 
 // `done` of `total`; total 0: not known. Called often; the callee decides what to show.
@@ -63,7 +45,14 @@ enum class CheckExit : int {
   kOperational = 8,
   kUsage = 16
 };
-[[nodiscard]] CheckExit exit_of(const Result<CheckReport>& result);
+[[nodiscard]] inline CheckExit exit_of(const CheckCounts& report) {
+  if (report.uncorrected != 0) return CheckExit::kUncorrected;
+  return report.repaired != 0 ? CheckExit::kRepaired : CheckExit::kClean;
+}
+template <class Report>
+[[nodiscard]] CheckExit exit_of(const Result<Report>& result) {
+  return result ? exit_of(*result) : CheckExit::kOperational;
+}
 
 // Errors are operational: no pool is there, it is in use, it has another version, it cannot be
 // read. Damage is no error but a finding.

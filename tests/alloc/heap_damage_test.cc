@@ -95,7 +95,7 @@ TEST_F(HeapDamage, RandomDamageNeverCrashes) {
       static_cast<void>(tx.alloc(bytes));
       static_cast<void>(tx.commit());
     }
-    ASSERT_TRUE((*heap)->recover_conservatively());
+    ASSERT_TRUE((*heap)->recover(Marking::Options{}));
   }
   EXPECT_GT(refused, 300U);
 }
