@@ -6,13 +6,17 @@ readonly BUILD_PACKAGES=(
   meson dpkg-dev xz-utils patch liburing-dev libnuma-dev # to build libfuse
   libpmem-dev libxxhash-dev libisal-dev uuid-dev libsystemd-dev
   libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libtomlplusplus-dev
-  libgtest-dev libgmock-dev
+  libgtest-dev libgmock-dev libboost-dev
 )
 readonly TEST_PACKAGES=(
   clang-tidy-19 clang-format-19 shellcheck mandoc
   fio attr acl e2fsprogs
+  sqlite3 redis-server redis-tools stress-ng # programs to run on our malloc
 )
-readonly BENCH_PACKAGES=(fio)
+readonly BENCH_PACKAGES=(
+  fio
+  libpmemobj-dev libjemalloc2 libtcmalloc-minimal4 libmimalloc-dev # to compare allocators with
+)
 
 # Only apt can install, and only Debian 12 or newer has these packages.
 check_system() {

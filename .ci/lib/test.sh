@@ -86,7 +86,7 @@ tidy_is_clean() {
 }
 
 cmd_test() {
-  prepare test "${TEST_PACKAGES[@]}"
+  prepare test "${TEST_PACKAGES[@]}" "${BENCH_PACKAGES[@]}"
   RESULTS=$BTD_ROOT/build/logs/results.tsv
   FAILURES=$BTD_ROOT/build/logs/failures.txt
   SKIPS=$BTD_ROOT/build/logs/skips.txt

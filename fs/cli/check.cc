@@ -3,8 +3,7 @@
 
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
-
+#include "fs/cli/check_output.h"
 #include "fs/cli/command.h"
 #include "fs/cli/paths.h"
 #include "fs/cli/size.h"
@@ -22,33 +21,19 @@ The pool must not be mounted. Without --repair nothing on it changes.
 Exit codes, as fsck's: 0 clean, 1 problems were repaired, 4 problems are left, 8 the check could
 not be made, 16 wrong arguments.)";
 
-const char* severity_name(Severity severity) {
-  return severity == Severity::kNote ? "note" : "problem";
-}
-
 nlohmann::ordered_json to_json(const CheckReport& report) {
-  nlohmann::ordered_json findings = nlohmann::ordered_json::array();
-  for (const Finding& finding : report.findings) {
-    findings.push_back({{"severity", severity_name(finding.severity)},
-                        {"sentence", finding.sentence},
-                        {"repaired", finding.repaired}});
-  }
-  return {{"notes", report.notes},
-          {"repaired", report.repaired},
-          {"uncorrected", report.uncorrected},
-          {"files", report.files},
-          {"directories", report.directories},
-          {"symlinks", report.symlinks},
-          {"others", report.others},
-          {"entries", report.entries},
-          {"xattrs", report.xattrs},
-          {"orphans", report.orphans},
-          {"backing_files", report.backing_files},
-          {"backing_bytes", report.backing_bytes},
-          {"files_without_backing", report.files_without_backing},
-          {"heap_blocks", report.heap_blocks},
-          {"heap_bytes", report.heap_bytes},
-          {"findings", std::move(findings)}};
+  return report_json(report, {{"files", report.files},
+                              {"directories", report.directories},
+                              {"symlinks", report.symlinks},
+                              {"others", report.others},
+                              {"entries", report.entries},
+                              {"xattrs", report.xattrs},
+                              {"orphans", report.orphans},
+                              {"backing_files", report.backing_files},
+                              {"backing_bytes", report.backing_bytes},
+                              {"files_without_backing", report.files_without_backing},
+                              {"heap_blocks", report.heap_blocks},
+                              {"heap_bytes", report.heap_bytes}});
 }
 
 void print_finding(const Finding& finding) {
@@ -63,10 +48,7 @@ void print_finding(const Finding& finding) {
 
 void print_report(const CheckReport& report, const std::string& pool) {
   for (const Finding& finding : report.findings) print_finding(finding);
-  const std::uint64_t all = report.notes + report.repaired + report.uncorrected;
-  if (all > report.findings.size()) {
-    fmt::print("and {} more findings\n", all - report.findings.size());
-  }
+  print_left_out(report);
   fmt::print("{} files, {} directories, {} symbolic links, {} others; {} entries, {} attributes\n",
              report.files, report.directories, report.symlinks, report.others, report.entries,
              report.xattrs);
@@ -95,16 +77,8 @@ class CheckCommand : public Command {
 
   Result<int> run(const Globals&) override {
     BTD_ASSIGN(const std::string pool, absolute_path(pool_));
-    const Result<CheckReport> report = check(pool);
-    if (!report) {
-      print_error("btd", report.error().message);
-    } else if (json_) {
-      fmt::print("{}\n",
-                 to_json(*report).dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
-    } else {
-      print_report(*report, pool);
-    }
-    return static_cast<int>(exit_of(report));
+    return finish_check(check(pool), json_, to_json,
+                        [&](const CheckReport& report) { print_report(report, pool); });
   }
 
   // As fsck says it.

@@ -11,7 +11,7 @@ import tempfile
 import unittest
 
 BTD = sys.argv[1]
-COMMANDS = ("format", "mount", "umount", "status", "df", "ls", "check", "version")
+COMMANDS = ("format", "mount", "umount", "status", "df", "ls", "check", "heap", "version")
 
 
 class BlackBox(unittest.TestCase):
@@ -49,8 +49,9 @@ class BlackBox(unittest.TestCase):
                 self.assertIn("Examples:\n  btd ", run.stdout, command)
 
     def test_every_option_in_the_help_is_in_the_man_page(self):
-        page = (pathlib.Path(__file__).parents[2] / "man/btd.1").read_text()
         for command in COMMANDS:
+            name = "btd-heap.1" if command == "heap" else "btd.1"
+            page = (pathlib.Path(__file__).parents[2] / "man" / name).read_text()
             shown = self.btd(command, "--help", config=False).stdout
             for option in set(re.findall(r"--([a-z]+)", shown)):
                 self.assertIn(f"Fl Fl {option}", page, f"btd {command} --{option}")

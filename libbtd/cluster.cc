@@ -1,0 +1,446 @@
+#include "libbtd/cluster.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <pthread.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <bitset>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "alloc/crc.h"
+#include "alloc/recoverable.h"
+#include "libbtd/no_signals.h"
+#include "libbtd/thread_state.h"
+
+namespace btd {
+namespace {
+
+// Journal lanes of a new heap: so many threads commit at once; they take an eighth of an arena at
+// most.
+constexpr std::uint32_t kMaxLanes = 16;
+// Sparse files cost nothing before they are used. A mount of ours gives a file all its space at
+// once, so that a store to it cannot fail.
+constexpr std::uint64_t kSparseArenaBytes = std::uint64_t{1} << 30;
+constexpr std::uint64_t kWholeArenaBytes = std::uint64_t{64} << 20;
+constexpr std::chrono::milliseconds kMakeWait{10'000};
+
+// Opens, closes, forks. Never destroyed: exit() closes heaps after static objects are gone.
+std::mutex& open_mutex() {
+  static std::mutex* const mutex = new std::mutex;
+  return *mutex;
+}
+
+std::uint64_t arena_bytes_for(int dirfd, const Settings& settings) {
+  struct statfs fs{};
+  const bool whole = fstatfs(dirfd, &fs) == 0 && fs.f_type == FUSE_SUPER_MAGIC;
+  std::uint64_t arena = settings.arena_bytes;
+  if (arena == 0) arena = std::min(whole ? kWholeArenaBytes : kSparseArenaBytes, kWindowBytes);
+  if (settings.max_bytes == 0) return arena;
+  return std::min(arena, settings.max_bytes / HeapFiles::kStepBytes * HeapFiles::kStepBytes);
+}
+
+Heap::Options heap_options(std::uint64_t arena_bytes, unsigned window) {
+  Heap::Options options;
+  options.lanes = static_cast<std::uint32_t>(
+      std::clamp<std::uint64_t>(arena_bytes / 8 / options.lane_bytes, 1, kMaxLanes));
+  options.window_gib = window_gib(window);
+  return options;
+}
+
+// Locks of the open file description: fork and threads cannot confuse them, and the kernel drops
+// them when the process dies.
+Result<UniqueFd> lock_heap(int dirfd, const std::string& name) {
+  UniqueFd file(openat(dirfd, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!file) {
+    return fail(errno, "Heap " + name + ": its lock cannot be opened (" + strerrordesc_np(errno) +
+                           "); check the permissions of the directory.");
+  }
+  struct flock whole{};
+  whole.l_type = F_WRLCK;
+  whole.l_whence = SEEK_SET;
+  std::array<char, 24> text{};
+  if (fcntl(file.get(), F_OFD_SETLK, &whole) != 0) {
+    if (errno != EAGAIN && errno != EACCES) {
+      return fail(errno, "Heap " + name + " cannot be locked: " + strerrordesc_np(errno) + ".");
+    }
+    const ssize_t got = pread(file.get(), text.data(), text.size() - 1, 0);
+    // Tools lock it without a word: then there is the number of one that has gone.
+    const pid_t pid = got > 0 ? static_cast<pid_t>(std::strtol(text.data(), nullptr, 10)) : 0;
+    const bool there = pid > 0 && (kill(pid, 0) == 0 || errno == EPERM);
+    const std::string holder = there ? "process " + std::to_string(pid) : "another process";
+    return fail(EBUSY,
+                "Heap " + name + " is open in " + holder + "; end that, or open another heap.");
+  }
+  // For the message above only; who holds the lock is the kernel's to know.
+  const int len = std::snprintf(text.data(), text.size(), "%d", static_cast<int>(getpid()));
+  if (ftruncate(file.get(), 0) == 0) {
+    [[maybe_unused]] const ssize_t put = pwrite(file.get(), text.data(), len, 0);
+  }
+  return file;
+}
+
+Result<UniqueFd> open_subdirectory(int dirfd, const std::string& name) {
+  UniqueFd dir(openat(dirfd, name.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!dir) return fail(errno);
+  return dir;
+}
+
+// One process at a time makes heaps in a directory. Bounded: making one takes milliseconds.
+Status lock_directory(int dirfd, const std::string& path) {
+  const auto until = std::chrono::steady_clock::now() + kMakeWait;
+  while (flock(dirfd, LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK && errno != EINTR) {
+      return fail(errno, path + " cannot be locked: " + strerrordesc_np(errno) + ".");
+    }
+    if (std::chrono::steady_clock::now() > until) {
+      return fail(EBUSY, "Another process makes a heap in " + path + " for too long; end it.");
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  return {};
+}
+
+// Calls visit(name) for what lies in the directory.
+template <class Visit>
+Status for_each_entry(int dirfd, Visit&& visit) {
+  const int own = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  DIR* const dir = own >= 0 ? fdopendir(own) : nullptr;
+  if (dir == nullptr) return fail(errno, "The directory cannot be listed.");
+  while (const dirent* entry = readdir(dir)) {
+    const std::string name = entry->d_name;
+    if (name != "." && name != "..") visit(name);
+  }
+  closedir(dir);
+  return {};
+}
+
+// What a crash left half made. It holds arenas and a lock, nothing deeper.
+Status remove_remains(int dirfd, const std::string& name) {
+  const Result<UniqueFd> dir = open_subdirectory(dirfd, name);
+  if (!dir) return {};
+  BTD_TRY(for_each_entry(dir->get(),
+                         [&](const std::string& file) { unlinkat(dir->get(), file.c_str(), 0); }));
+  if (unlinkat(dirfd, name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT) {
+    return fail(errno, name + ", left by a crash, cannot be removed; remove it by hand.");
+  }
+  return {};
+}
+
+// A window that no heap of the directory has and this process does not use, beginning at a hash of
+// the name, so that heaps of two directories seldom want the same.
+Result<unsigned> choose_window(int dirfd, const std::string& name) {
+  std::bitset<kWindows> taken;
+  BTD_TRY(for_each_entry(dirfd, [&](const std::string& other) {
+    const Result<UniqueFd> dir = open_subdirectory(dirfd, other);
+    if (!dir) return;
+    const auto identity = HeapFiles::identify(dir->get(), other);
+    if (identity) taken.set(identity->window);
+  }));
+  for (unsigned i = 0; i < kWindows; ++i) {
+    if (g_windows[i].load() != nullptr) taken.set(i);
+  }
+  const std::uint32_t first = crc32c(name.data(), name.size());
+  for (unsigned i = 0; i < kWindows; ++i) {
+    const unsigned window = (first + i) % kWindows;
+    if (taken.test(window)) continue;
+    // Something else of this process may lie there: then the next one is as good.
+    if (!reserve_window(window)) continue;
+    release_window(window);
+    return window;
+  }
+  return fail(EADDRINUSE,
+              "All 16 address windows are taken by heaps of this directory or by this process; "
+              "remove a heap, or make this one in another directory.");
+}
+
+struct Opened {
+  UniqueFd dir;
+  std::unique_ptr<HeapFiles> files;
+  std::unique_ptr<Heap> heap;
+};
+
+// Makes the heap under another name, with its lock held, then gives it its own: so it is there
+// whole, or not at all.
+Result<Opened> make_heap(int parent, const Settings& settings) {
+  const std::string fresh = "." + settings.heap + ".new";
+  BTD_TRY(remove_remains(parent, fresh));
+  BTD_ASSIGN(const unsigned window, choose_window(parent, settings.heap));
+  if (mkdirat(parent, fresh.c_str(), 0700) != 0) {
+    return fail(errno, "No heap can be made in " + settings.directory + " (" +
+                           strerrordesc_np(errno) + "); check its permissions.");
+  }
+  BTD_ASSIGN(UniqueFd dir, open_subdirectory(parent, fresh));
+  const auto build = [&]() -> Result<Opened> {
+    const std::uint64_t arena = arena_bytes_for(dir.get(), settings);
+    BTD_ASSIGN(UniqueFd lock, lock_heap(dir.get(), settings.heap));
+    UniqueFd own(fcntl(dir.get(), F_DUPFD_CLOEXEC, 0));
+    if (!own) return fail(errno);
+    const Heap::Options options = heap_options(arena, window);
+    const std::uint64_t journal =
+        Journal::media_bytes({.lanes = options.lanes, .lane_bytes = options.lane_bytes});
+    BTD_ASSIGN(auto files, HeapFiles::create(std::move(own), std::move(lock),
+                                             {.name = settings.heap,
+                                              .window = window,
+                                              .arena_bytes = arena,
+                                              .max_bytes = settings.max_bytes,
+                                              .journal_bytes = journal,
+                                              .flush = settings.flush}));
+    BTD_ASSIGN(auto heap, Heap::format(*files, options));
+    if (renameat(parent, fresh.c_str(), parent, settings.heap.c_str()) != 0) {
+      return fail(errno, "Heap " + settings.heap +
+                             " cannot be given its name: " + strerrordesc_np(errno) + ".");
+    }
+    fsync(parent);  // EINVAL where a directory has nothing to sync
+    return Opened{.dir = {}, .files = std::move(files), .heap = std::move(heap)};
+  };
+  Result<Opened> made = build();
+  if (!made) {
+    static_cast<void>(remove_remains(parent, fresh));
+    return made;
+  }
+  made->dir = std::move(dir);
+  return made;
+}
+
+btd_cluster* find_open(int dirfd) {
+  struct stat status{};
+  if (fstat(dirfd, &status) != 0) return nullptr;
+  for (const auto& each : g_windows) {
+    btd_cluster* const cluster = each.load();
+    if (cluster != nullptr && cluster->device == status.st_dev && cluster->inode == status.st_ino)
+      return cluster;
+  }
+  return nullptr;
+}
+
+Result<Opened> open_heap(UniqueFd dir, const Settings& settings) {
+  BTD_ASSIGN(UniqueFd lock, lock_heap(dir.get(), settings.heap));
+  UniqueFd own(fcntl(dir.get(), F_DUPFD_CLOEXEC, 0));
+  if (!own) return fail(errno);
+  BTD_ASSIGN(auto files, HeapFiles::open(std::move(own), std::move(lock),
+                                         {.name = settings.heap,
+                                          .window = kWindows,
+                                          .arena_bytes = 0,
+                                          .max_bytes = settings.max_bytes,
+                                          .flush = settings.flush}));
+  BTD_ASSIGN(auto heap, Heap::open(*files));
+  return Opened{.dir = std::move(dir), .files = std::move(files), .heap = std::move(heap)};
+}
+
+Result<std::unique_ptr<btd_cluster>> make_cluster(Opened opened, const Settings& settings) {
+  auto cluster = std::make_unique<btd_cluster>();
+  struct stat status{};
+  if (fstat(opened.dir.get(), &status) != 0) return fail(errno);
+  cluster->device = status.st_dev;
+  cluster->inode = status.st_ino;
+  cluster->name = settings.directory + "/" + settings.heap;
+  cluster->files = std::move(opened.files);
+  cluster->owned = std::move(opened.heap);
+  cluster->heap = cluster->owned.get();
+  cluster->recoverable = &cluster->heap->recoverable();
+  BTD_ASSIGN(cluster->track, Track::open_if_wanted(opened.dir.get()));
+  if (cluster->track != nullptr) {
+    cluster->shut = std::make_unique<Recoverable>(*cluster->heap);
+    cluster->recoverable = cluster->shut.get();
+  } else {
+    // A table that is not kept up would tell of calls that freed blocks came from.
+    unlinkat(opened.dir.get(), kTrackFile, 0);
+  }
+  cluster->base = cluster->files->base();
+  cluster->gc_threads = settings.gc_threads;
+  cluster->heap->set_pointer_bias(reinterpret_cast<std::uintptr_t>(cluster->base));
+  cluster->at_open = cluster->files->persist().counters();
+  BTD_ASSIGN(cluster->names, Names::open(*cluster->heap));
+  if (settings.recover_at_open && cluster->heap->needs_recovery()) {
+    BTD_ASSIGN(TypeLayouts types, cluster->names->layouts());
+    cluster->recovery.start(*cluster->heap, std::move(types), settings.gc_threads);
+  }
+  return cluster;
+}
+
+// Handles that stay in the program's hands though their heap is gone. Never freed: calls with them
+// are answered by an error.
+void keep_handle(btd_cluster* cluster) {
+  static auto* const kept = new std::vector<btd_cluster*>;
+  kept->push_back(cluster);
+}
+
+// A child must not touch its parent's heaps: their memory is not mapped there (MADV_DONTFORK), and
+// calls say so. What it inherited in DRAM is left alone: other threads may have been changing it.
+void forget_after_fork() {
+  for (unsigned window = 0; window < kWindows; ++window) {
+    btd_cluster* const cluster = g_windows[window].exchange(nullptr);
+    if (cluster == nullptr) continue;
+    g_inherited.fetch_or(1U << window);
+    cluster->heap = nullptr;
+    cluster->recoverable = nullptr;
+    cluster->recovery.forget();
+    cluster->files->forget();
+    keep_handle(cluster);
+  }
+  Recoverable::forget_thread();
+  forget_transaction();
+}
+
+bool alone() {
+  std::size_t tasks = 0;
+  const UniqueFd dir(open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!dir) return false;
+  const Status listed = for_each_entry(dir.get(), [&](const std::string&) { ++tasks; });
+  return listed && tasks == 1;
+}
+
+// At exit(), after the program's own destructors: a heap that nobody can be using is closed. Where
+// other threads still run it is left unclean, as they may change it after the last look.
+[[gnu::destructor]] void close_at_exit() {
+  const std::lock_guard lock(open_mutex());
+  for (auto& each : g_windows) {
+    if (btd_cluster* const cluster = each.load()) static_cast<void>(cluster->recovery.wait());
+  }
+  if (!alone()) return;
+  for (auto& each : g_windows) {
+    btd_cluster* const cluster = each.load();
+    if (cluster == nullptr || in_transaction(cluster)) continue;
+    each.store(nullptr);
+    cluster->heap = nullptr;
+    cluster->recoverable = nullptr;
+    static_cast<void>(cluster->owned->close());
+    keep_handle(cluster);
+  }
+}
+
+void install_hooks() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    // The locks are held across a fork, so that a child inherits no heap half open.
+    pthread_atfork(
+        [] {
+          open_mutex().lock();
+          thread_list_mutex().lock();
+        },
+        [] {
+          thread_list_mutex().unlock();
+          open_mutex().unlock();
+        },
+        [] {
+          thread_list_mutex().unlock();
+          forget_after_fork();
+          open_mutex().unlock();
+        });
+  });
+}
+
+Result<Opened> open_or_make(int parent, const Settings& settings, btd_cluster*& known) {
+  Result<UniqueFd> dir = open_subdirectory(parent, settings.heap);
+  if (!dir && dir.error().code == ENOENT && settings.create) {
+    BTD_TRY(lock_directory(parent, settings.directory));
+    dir = open_subdirectory(parent, settings.heap);  // made meanwhile?
+    if (!dir && dir.error().code == ENOENT) return make_heap(parent, settings);
+  }
+  if (!dir) {
+    const int code = dir.error().code;
+    return fail(code, "Heap " + settings.heap + " in " + settings.directory +
+                          " cannot be opened (" + strerrordesc_np(code) + ")" +
+                          (code == ENOENT ? "; set config.create to make it." : "."));
+  }
+  known = find_open(dir->get());
+  if (known != nullptr) return Opened{};
+  return open_heap(*std::move(dir), settings);
+}
+
+}  // namespace
+
+Result<btd_cluster*> open_cluster(const Settings& settings) {
+  install_hooks();
+  const std::lock_guard lock(open_mutex());
+  BTD_ASSIGN(const UniqueFd parent, open_directory(settings));
+  btd_cluster* known = nullptr;
+  BTD_ASSIGN(Opened opened, open_or_make(parent.get(), settings, known));
+  if (known != nullptr) {
+    ++known->references;
+    return known;
+  }
+  BTD_ASSIGN(std::unique_ptr<btd_cluster> cluster, make_cluster(std::move(opened), settings));
+  cluster->references = 1;
+  g_inherited.fetch_and(~(1U << cluster->files->window()));
+  g_windows[cluster->files->window()].store(cluster.get(), std::memory_order_release);
+  return cluster.release();
+}
+
+Status close_cluster(btd_cluster* cluster) {
+  const std::lock_guard lock(open_mutex());
+  if (cluster->references > 1) {
+    --cluster->references;
+    return {};
+  }
+  if (in_transaction(cluster)) {
+    return fail(EBUSY, "A transaction on heap " + cluster->name +
+                           " is open; commit or abort it before closing the heap.");
+  }
+  // A heap that could not be recovered stays unclean, to be recovered by the next open.
+  Status closed = cluster->recovery.wait();
+  if (closed) closed = cluster->owned->close();
+  g_windows[cluster->files->window()].store(nullptr);
+  delete cluster;
+  return closed;
+}
+
+Status reclaim(btd_cluster& cluster) {
+  BTD_ASSIGN(const TypeLayouts types, cluster.names->layouts());
+  const NoSignals quiet;  // for the threads that mark
+  if (!cluster.heap->needs_recovery()) cluster.heap->collect();
+  return cluster.heap->recover(Marking::Options{.threads = cluster.gc_threads, .types = &types});
+}
+
+Error unusable(const btd_cluster* cluster) {
+  if (cluster == nullptr) {
+    return {.code = EINVAL, .message = "The heap's handle is NULL; open it first."};
+  }
+  return {.code = EOWNERDEAD,
+          .message =
+              "The heap belongs to the parent process: after fork() a child must not use it; "
+              "open another, or exec."};
+}
+
+Error foreign(const void* at) {
+  const std::uintptr_t window = window_of(at);
+  if (window < kWindows && (g_inherited.load() >> window & 1U) != 0) {
+    return {.code = EOWNERDEAD,
+            .message =
+                "The pointer is into a heap of the parent process; after fork() a child must "
+                "not use it."};
+  }
+  char text[24];
+  std::snprintf(text, sizeof text, "%p", at);
+  return {.code = EINVAL, .message = std::string(text) + " is not in any open heap."};
+}
+
+btd_cluster* cluster_holding(const void* at, std::size_t bytes) {
+  btd_cluster* const cluster = cluster_of(at);
+  if (cluster == nullptr) [[unlikely]] {
+    set_error(foreign(at));
+    return nullptr;
+  }
+  if (!cluster->holds(at, bytes) || cluster->offset_of(at) < kPageBytes) [[unlikely]] {
+    set_error(EINVAL, "The range is not inside the memory of heap " + cluster->name + ".");
+    return nullptr;
+  }
+  return cluster;
+}
+
+}  // namespace btd

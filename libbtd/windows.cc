@@ -1,0 +1,72 @@
+#include "libbtd/windows.h"
+
+#include <sys/mman.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <string>
+
+namespace btd {
+
+constinit std::atomic<btd_cluster*> g_windows[kWindows] = {};
+constinit std::atomic<std::uint32_t> g_inherited{0};
+
+namespace {
+
+std::string hex(std::uintptr_t value) {
+  char text[2 + 16 + 1];
+  std::snprintf(text, sizeof text, "0x%zx", value);
+  return text;
+}
+
+// What the kernel lists as mapped in [from, to): the first of it, for a message.
+std::string what_lies_in(std::uintptr_t from, std::uintptr_t to) {
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    std::uintptr_t begin = 0;
+    std::uintptr_t end = 0;
+    int name = 0;
+    if (std::sscanf(line.c_str(), "%zx-%zx %*s %*s %*s %*s %n", &begin, &end, &name) < 2) continue;
+    if (begin >= to || end <= from) continue;
+    const std::string what = line.substr(std::min<std::size_t>(line.size(), name));
+    return (what.empty() ? "anonymous memory" : what) + " at " + hex(begin);
+  }
+  return "something that /proc/self/maps does not show";
+}
+
+}  // namespace
+
+unsigned window_of_gib(std::uint32_t gib) {
+  for (unsigned window = 0; window < kWindows; ++window) {
+    if (window_gib(window) == gib) return window;
+  }
+  return kWindows;
+}
+
+Status reserve_window(unsigned window) {
+  std::byte* const base = window_base(window);
+  void* const at = mmap(base, kWindowBytes, PROT_NONE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+  const int code = errno;
+  if (at == base) {
+    // A child gets none of it: it must not write to a heap that its parent uses.
+    madvise(at, kWindowBytes, MADV_DONTFORK);
+    return {};
+  }
+  const auto from = reinterpret_cast<std::uintptr_t>(base);
+  // A kernel that does not know MAP_FIXED_NOREPLACE maps elsewhere.
+  if (at != MAP_FAILED) munmap(at, kWindowBytes);
+  if (at != MAP_FAILED || code == EEXIST) {
+    return fail(EADDRINUSE, "The heap belongs at " + hex(from) + ", where this process has " +
+                                what_lies_in(from, from + kWindowBytes) +
+                                "; close or move that, and open the heap again.");
+  }
+  return fail(code, "The heap's address window at " + hex(from) + " cannot be reserved (" +
+                        strerrordesc_np(code) + "); raise the limit on address space (ulimit -v).");
+}
+
+void release_window(unsigned window) { munmap(window_base(window), kWindowBytes); }
+
+}  // namespace btd
