@@ -39,9 +39,9 @@ run_ctest() {
     "$RESULTS" "$FAILURES" "$SKIPS"
 }
 
-# build_for_tests PRESET: false, and a failed test, where it does not build.
+# build_for_tests PRESET [TARGET]: false, and a failed test, where it does not build.
 build_for_tests() {
-  if step "Configure $1" configure "$1" && step "Build $1" build "$1"; then
+  if step "Configure $1" configure "$1" && step "Build $1" build "$@"; then
     return 0
   fi
   record "build" 0 1 0
@@ -67,7 +67,7 @@ test_sanitizers() {
   if build_for_tests asan-ubsan; then
     run_ctest "unit suites, asan-ubsan" asan-ubsan "$BTD_JOBS" --label-exclude "$MOUNT_LABELS|^setup$"
   fi
-  if build_for_tests tsan; then
+  if build_for_tests tsan thread_suites; then
     run_ctest "thread suites, tsan" tsan "$BTD_JOBS" --label-exclude "$MOUNT_LABELS|^setup$" \
       --tests-regex "$THREAD_TESTS"
   fi

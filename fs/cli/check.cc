@@ -68,11 +68,11 @@ void print_report(const CheckReport& report, const std::string& pool) {
 
 class CheckCommand : public Command {
  public:
-  void declare(CLI::App& app) override {
-    app.add_option("POOL", pool_, "The pool")->required();
-    app.add_flag("--repair", repair_, "Mend what can be mended");
-    app.add_flag("--json", json_, "As JSON");
-    app.footer(kExamples);
+  void declare(Arguments& take) override {
+    take.required("POOL", pool_, "The pool");
+    take.flag("--repair", repair_, "Mend what can be mended");
+    take.flag("--json", json_, "As JSON");
+    take.examples(kExamples);
   }
 
   Result<int> run(const Globals&) override {

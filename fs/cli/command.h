@@ -2,12 +2,12 @@
 // A command lives in one file; main.cc has the table of all.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <memory>
 #include <optional>
 #include <string>
 
 #include "alloc/result.h"
+#include "fs/cli/arguments.h"
 #include "fs/cli/exit_code.h"
 
 namespace btd::cli {
@@ -24,8 +24,8 @@ class Command {
   Command(const Command&) = delete;
   Command& operator=(const Command&) = delete;
 
-  // Adds options, arguments and examples. `app` and the command live equally long.
-  virtual void declare(CLI::App& app) = 0;
+  // Adds options, arguments and examples.
+  virtual void declare(Arguments& take) = 0;
   // The value is the exit code.
   virtual Result<int> run(const Globals& globals) = 0;
   // The exit code for wrong arguments.

@@ -40,10 +40,10 @@ Result<Space> space_of(const std::string& directory) {
 
 class DfCommand : public Command {
  public:
-  void declare(CLI::App& app) override {
-    app.add_option("DIR", directory_, "A mount, or any path in it; default: the only one there is");
-    app.add_flag("--json", json_, "As JSON, in bytes");
-    app.footer(kExamples);
+  void declare(Arguments& take) override {
+    take.option("DIR", directory_, "A mount, or any path in it; default: the only one there is");
+    take.flag("--json", json_, "As JSON, in bytes");
+    take.examples(kExamples);
   }
 
   Result<int> run(const Globals&) override {

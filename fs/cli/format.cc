@@ -24,13 +24,12 @@ constexpr const char* kExamples = R"(Examples:
 
 class FormatCommand : public Command {
  public:
-  void declare(CLI::App& app) override {
-    app.add_option("POOL", pool_, "Directory that becomes the pool; made if it is missing")
-        ->required();
-    app.add_option("-s,--size", size_, "Capacity, as 512M or 1G");
-    app.add_option("-e,--emulate", emulate_, "What plays the NVRAM: none, ram or disk");
-    app.add_flag("--force", force_, "Format over an existing pool; all it holds is lost");
-    app.footer(kExamples);
+  void declare(Arguments& take) override {
+    take.required("POOL", pool_, "Directory that becomes the pool; made if it is missing");
+    take.option("-s,--size", size_, "Capacity, as 512M or 1G");
+    take.option("-e,--emulate", emulate_, "What plays the NVRAM: none, ram or disk");
+    take.flag("--force", force_, "Format over an existing pool; all it holds is lost");
+    take.examples(kExamples);
   }
 
   Result<int> run(const Globals& globals) override {

@@ -36,9 +36,9 @@ lost, as it is when that process ends.)";
 
 class HeapGcCommand : public Command {
  public:
-  void declare(CLI::App& app) override {
-    app.add_option("HEAP", heap_, kHeapArgument)->required();
-    app.footer(kGcExamples);
+  void declare(Arguments& take) override {
+    take.required("HEAP", heap_, kHeapArgument);
+    take.examples(kGcExamples);
   }
 
   Result<int> run(const Globals&) override {
@@ -71,33 +71,31 @@ constexpr std::array kHeapCommands = {
 
 class HeapCommand : public Command {
  public:
-  void declare(CLI::App& app) override {
-    app.require_subcommand(1);
-    app.footer(kExamples);
+  void declare(Arguments& take) override {
+    take.examples(kExamples);
     for (const Entry& entry : kHeapCommands) {
-      CLI::App* const sub = app.add_subcommand(entry.name, entry.summary);
-      parts_.push_back({sub, entry.make()});
-      parts_.back().command->declare(*sub);
+      parts_.push_back({take.command(entry.name, entry.summary), entry.make()});
+      parts_.back().command->declare(parts_.back().take);
     }
   }
 
   Result<int> run(const Globals& globals) override {
     for (const Part& part : parts_) {
-      if (part.app->parsed()) return part.command->run(globals);
+      if (part.take.given()) return part.command->run(globals);
     }
     return kExitUsage;
   }
 
   [[nodiscard]] int usage_exit_code() const override {
     for (const Part& part : parts_) {
-      if (part.app->parsed()) return part.command->usage_exit_code();
+      if (part.take.given()) return part.command->usage_exit_code();
     }
     return kExitUsage;
   }
 
  private:
   struct Part {
-    CLI::App* app;
+    Arguments take;
     std::unique_ptr<Command> command;
   };
   std::vector<Part> parts_;

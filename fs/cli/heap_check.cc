@@ -65,11 +65,11 @@ void print_report(const HeapReport& report, const std::string& heap) {
 
 class HeapCheckCommand : public Command {
  public:
-  void declare(CLI::App& app) override {
-    app.add_option("HEAP", heap_, kHeapArgument)->required();
-    app.add_flag("--repair", repair_, "Recover it, and reclaim what no root reaches");
-    app.add_flag("--json", json_, "As JSON");
-    app.footer(kExamples);
+  void declare(Arguments& take) override {
+    take.required("HEAP", heap_, kHeapArgument);
+    take.flag("--repair", repair_, "Recover it, and reclaim what no root reaches");
+    take.flag("--json", json_, "As JSON");
+    take.examples(kExamples);
   }
 
   Result<int> run(const Globals&) override {

@@ -59,13 +59,13 @@ std::string hex_lines(const std::byte* data, std::size_t len) {
 
 class HeapDumpCommand : public Command {
  public:
-  void declare(CLI::App& app) override {
-    app.add_option("HEAP", heap_, kHeapArgument)->required();
-    app.add_option("--root", root_, "Follow this root only");
-    app.add_option("--max", max_, "Show so many objects at most; 100");
-    app.add_option("--bytes", bytes_, "Show so many bytes of each at most; 32");
-    app.add_flag("--json", json_, "As JSON");
-    app.footer(kExamples);
+  void declare(Arguments& take) override {
+    take.required("HEAP", heap_, kHeapArgument);
+    take.option("--root", root_, "Follow this root only");
+    take.option("--max", max_, "Show so many objects at most; 100");
+    take.option("--bytes", bytes_, "Show so many bytes of each at most; 32");
+    take.flag("--json", json_, "As JSON");
+    take.examples(kExamples);
   }
 
   Result<int> run(const Globals&) override {

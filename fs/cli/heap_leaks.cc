@@ -54,12 +54,11 @@ struct Site {
 
 class HeapLeaksCommand : public Command {
  public:
-  void declare(CLI::App& app) override {
-    app.add_option("HEAP", heap_, kHeapArgument)->required();
-    app.add_option("--max", max_, "Show so many call sites at most; 20")
-        ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{kMaxAddresses}));
-    app.add_flag("--json", json_, "As JSON, in bytes");
-    app.footer(kExamples);
+  void declare(Arguments& take) override {
+    take.required("HEAP", heap_, kHeapArgument);
+    take.option("--max", max_, "Show so many call sites at most; 20", 1, kMaxAddresses);
+    take.flag("--json", json_, "As JSON, in bytes");
+    take.examples(kExamples);
   }
 
   Result<int> run(const Globals&) override {

@@ -57,10 +57,10 @@ Row look(const std::string& path, const std::string& name) {
 
 class HeapLsCommand : public Command {
  public:
-  void declare(CLI::App& app) override {
-    app.add_option("DIR", directory_, "Where the heaps lie; default: where single_node has them");
-    app.add_flag("--json", json_, "As JSON, in bytes");
-    app.footer(kExamples);
+  void declare(Arguments& take) override {
+    take.option("DIR", directory_, "Where the heaps lie; default: where single_node has them");
+    take.flag("--json", json_, "As JSON, in bytes");
+    take.examples(kExamples);
   }
 
   Result<int> run(const Globals&) override {

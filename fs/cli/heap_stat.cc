@@ -44,12 +44,12 @@ std::string percent(std::uint64_t part, std::uint64_t whole) {
 
 class HeapStatCommand : public Command {
  public:
-  void declare(CLI::App& app) override {
-    app.add_option("HEAP", heap_, kHeapArgument)->required();
-    app.add_flag("--map", map_, "Draw the segments, a character each");
-    app.add_option("--svg", svg_, "Draw them into this file, as SVG");
-    app.add_flag("--json", json_, "As JSON, in bytes");
-    app.footer(kExamples);
+  void declare(Arguments& take) override {
+    take.required("HEAP", heap_, kHeapArgument);
+    take.flag("--map", map_, "Draw the segments, a character each");
+    take.option("--svg", svg_, "Draw them into this file, as SVG");
+    take.flag("--json", json_, "As JSON, in bytes");
+    take.examples(kExamples);
   }
 
   Result<int> run(const Globals&) override {

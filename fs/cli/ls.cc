@@ -63,11 +63,11 @@ std::optional<std::uint64_t> extents_of(const std::string& path, const std::stri
 
 class LsCommand : public Command {
  public:
-  void declare(CLI::App& app) override {
-    app.add_option("PATH", paths_, "Files, or directories whose files to list; default: the mount");
-    app.add_flag("-R,--recursive", recursive_, "Go into directories");
-    app.add_flag("--json", json_, "As JSON, in bytes");
-    app.footer(kExamples);
+  void declare(Arguments& take) override {
+    take.options("PATH", paths_, "Files, or directories whose files to list; default: the mount");
+    take.flag("-R,--recursive", recursive_, "Go into directories");
+    take.flag("--json", json_, "As JSON, in bytes");
+    take.examples(kExamples);
   }
 
   Result<int> run(const Globals&) override {

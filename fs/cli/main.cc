@@ -45,28 +45,17 @@ constexpr const char* kDescription =
     "NVRAM as files that can be mapped, with failure atomicity guaranteed.";
 
 struct Declared {
-  CLI::App* app;
+  Arguments take;
   std::unique_ptr<Command> command;
 };
-
-std::vector<Declared> declare_all(CLI::App& app) {
-  std::vector<Declared> declared;
-  for (const Entry& entry : kCommands) {
-    CLI::App* sub = app.add_subcommand(entry.name, entry.summary);
-    if (*entry.summary == '\0') sub->group("");
-    declared.push_back({sub, entry.make()});
-    declared.back().command->declare(*sub);
-  }
-  return declared;
-}
 
 // Says what is wrong and whose --help shows the right way.
 int report_usage(const std::vector<Declared>& declared, const std::string& what) {
   const auto named = std::find_if(declared.begin(), declared.end(),
-                                  [](const Declared& one) { return one.app->parsed(); });
+                                  [](const Declared& one) { return one.take.given(); });
   const bool known = named != declared.end();
   print_error("btd", fmt::format("{}; `btd {}--help` shows what it takes", what,
-                                 known ? named->app->get_name() + " " : ""));
+                                 known ? named->take.name() + " " : ""));
   return known ? named->command->usage_exit_code() : kExitUsage;
 }
 
@@ -76,27 +65,23 @@ int report(const Error& error) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App app(kDescription, "btd");
-  app.require_subcommand(1);
-  app.footer(kTour);
-  app.set_version_flag("--version", std::string("btd ") + kVersion);
   Globals globals;
-  app.add_option("--config", globals.config,
-                 fmt::format("Configuration file (default {})", kDefaultConfig));
-  app.fallthrough();
-  const std::vector<Declared> declared = declare_all(app);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::Success& success) {
-    return app.exit(success);
-  } catch (const CLI::ParseError& error) {
-    const std::vector<std::string> rest = app.remaining();
-    const bool other = app.get_subcommands().empty() && !rest.empty() && rest[0][0] != '-';
-    return report_usage(declared,
-                        other ? fmt::format("'{}' is no command", rest[0]) : error.what());
-  }
+  std::vector<Declared> declared;
+  const std::string help = fmt::format("Configuration file (default {})", kDefaultConfig);
+  const auto declare = [&](Arguments& take) {
+    take.examples(kTour);
+    take.option("--config", globals.config, help.c_str());
+    for (const Entry& entry : kCommands) {
+      declared.push_back({take.command(entry.name, entry.summary), entry.make()});
+      declared.back().command->declare(declared.back().take);
+    }
+  };
+  const Parsed parsed =
+      parse_arguments(argc, argv, kDescription, std::string("btd ") + kVersion, declare);
+  if (parsed.exit_code) return *parsed.exit_code;
+  if (!parsed.fault.empty()) return report_usage(declared, parsed.fault);
   for (const Declared& one : declared) {
-    if (!one.app->parsed()) continue;
+    if (!one.take.given()) continue;
     const Result<int> code = one.command->run(globals);
     return code ? *code : report(code.error());
   }

@@ -24,15 +24,12 @@ passthrough, io_uring, threads=N, spin_us=N, idle_ids=N. A switch takes "no" in 
 
 class MountCommand : public Command {
  public:
-  void declare(CLI::App& app) override {
-    app.add_option("POOL", pool_, "The pool, as made by `btd format`");
-    app.add_option("DIR", directory_, "Where to mount; an existing directory");
-    app.add_option("-o,--options", options_, "Options, separated by commas")
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-        ->allow_extra_args(false);
-    app.add_flag("-f,--foreground", foreground_,
-                 "Stay in the foreground and log to standard error");
-    app.footer(kExamples);
+  void declare(Arguments& take) override {
+    take.option("POOL", pool_, "The pool, as made by `btd format`");
+    take.option("DIR", directory_, "Where to mount; an existing directory");
+    take.options("-o,--options", options_, "Options, separated by commas");
+    take.flag("-f,--foreground", foreground_, "Stay in the foreground and log to standard error");
+    take.examples(kExamples);
   }
 
   Result<int> run(const Globals& globals) override {

@@ -22,10 +22,10 @@ constexpr std::chrono::seconds kPatience{10};
 
 class StatusCommand : public Command {
  public:
-  void declare(CLI::App& app) override {
-    app.add_option("DIR", directory_, "A mount, or any path in it; default: the only one there is");
-    app.add_flag("--json", json_, "As JSON");
-    app.footer(kExamples);
+  void declare(Arguments& take) override {
+    take.option("DIR", directory_, "A mount, or any path in it; default: the only one there is");
+    take.flag("--json", json_, "As JSON");
+    take.examples(kExamples);
   }
 
   Result<int> run(const Globals&) override {

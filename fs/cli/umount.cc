@@ -53,10 +53,10 @@ Status wait_for_close(const std::string& pool) {
 
 class UmountCommand : public Command {
  public:
-  void declare(CLI::App& app) override {
-    app.add_option("DIR", directory_, "The mount; default: the only one there is");
-    app.add_flag("--pool", pool_, "Unmount an emulated pool too; one in RAM loses what it holds");
-    app.footer(kExamples);
+  void declare(Arguments& take) override {
+    take.option("DIR", directory_, "The mount; default: the only one there is");
+    take.flag("--pool", pool_, "Unmount an emulated pool too; one in RAM loses what it holds");
+    take.examples(kExamples);
   }
 
   Result<int> run(const Globals&) override {

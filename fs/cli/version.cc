@@ -15,7 +15,7 @@ namespace {
 
 class VersionCommand : public Command {
  public:
-  void declare(CLI::App& app) override { app.add_flag("--json", json_, "As JSON"); }
+  void declare(Arguments& take) override { take.flag("--json", json_, "As JSON"); }
 
   Result<int> run(const Globals&) override {
     utsname system{};

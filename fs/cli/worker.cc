@@ -7,7 +7,7 @@ namespace {
 
 class WorkerCommand : public Command {
  public:
-  void declare(CLI::App& app) override { app.add_option("ARGUMENT", argument_)->required(); }
+  void declare(Arguments& take) override { take.required("ARGUMENT", argument_); }
 
   Result<int> run(const Globals&) override {
     BTD_ASSIGN(const WorkerArgs args, WorkerArgs::parse(argument_));
