@@ -52,6 +52,7 @@ Status resize(int fd, off_t size, bool sparse) {
   struct stat st{};
   if (fstat(fd, &st) != 0) return fail(errno);
   if (size > st.st_size && !sparse) {
+    if (size > kMaxReservedBytes) return fail(EFBIG);
     const auto reserved = reserve(fd, FALLOC_FL_KEEP_SIZE, st.st_size, size - st.st_size);
     if (!reserved && reserved.error().code != EOPNOTSUPP) {
       // What was reserved beyond the end before it failed goes back.
@@ -75,6 +76,7 @@ Status allocate(int fd, int mode, off_t offset, off_t length) {
   if ((mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) != 0 ||
       (punch && (zero || !keep_size)))
     return fail(EOPNOTSUPP);
+  if (!punch && offset > kMaxReservedBytes - length) return fail(EFBIG);
   auto done = reserve(fd, mode, offset, length);
   if (done || done.error().code != EOPNOTSUPP || (!punch && !zero)) return done;
   if (zero) return zero_range(fd, keep_size, offset, length);

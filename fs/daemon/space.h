@@ -8,11 +8,15 @@
 
 namespace btd::space {
 
-// Sets the size. Growth reserves its space first, unless `sparse`; on ENOSPC nothing has changed.
+// A file whose space is reserved is at most so large: what a heap's offsets reach.
+inline constexpr off_t kMaxReservedBytes = off_t{1} << 48;
+
+// Sets the size. Growth reserves its space first, unless `sparse`; on ENOSPC and
+// EFBIG nothing has changed.
 Status resize(int fd, off_t size, bool sparse);
 
 // fallocate(2) as far as the file system has it; PUNCH_HOLE and ZERO_RANGE are emulated where it
-// has not. Errors: EOPNOTSUPP for other modes; ENOSPC.
+// has not. Errors: EOPNOTSUPP for other modes; ENOSPC; EFBIG.
 Status allocate(int fd, int mode, off_t offset, off_t length);
 
 // Fills the holes of a file whose blocks are fewer than its size needs. Errors: ENOSPC.
