@@ -20,7 +20,7 @@ In /etc/fstab:
   /var/lib/bartender  /mnt/bartender  bartender  defaults,nofail  0  0
 
 btd-specific -o options (bartender.5 explains them): log_level=LEVEL, read_only, allow_other,
-passthrough, io_uring, threads=N, spin_us=N, idle_ids=N. A switch takes "no" in front of it.)";
+passthrough, io_uring, threads=N, spin_us=N, share_processor, idle_ids=N. A switch takes "no" in front of it.)";
 
 class MountCommand : public Command {
  public:

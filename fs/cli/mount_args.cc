@@ -40,6 +40,7 @@ const Option kOptions[] = {
     {"log_level", &MountOptions::log_level},
     {"passthrough", &MountOptions::passthrough},
     {"read_only", &MountOptions::read_only},
+    {"share_processor", &MountOptions::share_processor},
     {"spin_us", SignedNumber{&MountOptions::spin_us, kMaxSpinUs}},
     {"threads", Number{&MountOptions::threads, kMaxThreads}},
 };

@@ -39,13 +39,21 @@ std::string unpack(const std::string& text) {
 }  // namespace
 
 std::string WorkerArgs::to_argument() const {
-  const nlohmann::json j = {{"pool", pack(pool)},         {"mountpoint", pack(mountpoint)},
-                            {"log_level", log_level},     {"version", version},
-                            {"foreground", foreground},   {"io_uring", io_uring},
-                            {"passthrough", passthrough}, {"threads", threads},
-                            {"spin_us", spin_us},         {"idle_ids", idle_ids},
-                            {"control_fd", control_fd},   {"lock_fd", lock_fd},
-                            {"state_fd", state_fd},       {"supervisor_pid", supervisor_pid}};
+  const nlohmann::json j = {{"pool", pack(pool)},
+                            {"mountpoint", pack(mountpoint)},
+                            {"log_level", log_level},
+                            {"version", version},
+                            {"foreground", foreground},
+                            {"io_uring", io_uring},
+                            {"passthrough", passthrough},
+                            {"threads", threads},
+                            {"spin_us", spin_us},
+                            {"idle_ids", idle_ids},
+                            {"share_processor", share_processor},
+                            {"control_fd", control_fd},
+                            {"lock_fd", lock_fd},
+                            {"state_fd", state_fd},
+                            {"supervisor_pid", supervisor_pid}};
   return j.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
 }
 
@@ -64,6 +72,7 @@ Result<WorkerArgs> WorkerArgs::parse(std::string_view argument) {
     args.threads = j.value("threads", 0U);
     args.spin_us = j.value("spin_us", -1);
     args.idle_ids = j.value("idle_ids", 0U);
+    args.share_processor = j.value("share_processor", true);
     args.control_fd = j.at("control_fd").get<int>();
     args.lock_fd = j.at("lock_fd").get<int>();
     args.state_fd = j.at("state_fd").get<int>();

@@ -24,7 +24,9 @@ struct MountOptions {
   bool passthrough = true;  // false: page-cache path, for comparison and for tests
   unsigned threads = 0;     // 0: by the number of processors
   int spin_us = -1;         // how long to look for the next request before sleeping; -1: default
-  unsigned idle_ids = 0;    // registered backing files of closed files to keep; 0: default
+  // Whether the worker shares the processor of a client that asks alone.
+  bool share_processor = true;
+  unsigned idle_ids = 0;  // registered backing files of closed files to keep; 0: default
   // Options as of mount(8): noatime, nosuid, nodev, noexec, ro, sync, …; unknown ones are refused.
   std::vector<std::string> kernel_options;
   // Called on SIGHUP; returns the level to use from then on.
@@ -44,6 +46,7 @@ struct WorkerArgs {
   unsigned threads = 0;
   int spin_us = -1;
   unsigned idle_ids = 0;
+  bool share_processor = true;
   int control_fd = -1;
   int lock_fd = -1;
   int state_fd = -1;

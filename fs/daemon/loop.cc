@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "fs/daemon/companion.h"
 #include "fs/daemon/protocol.h"
 #include "fs/daemon/request.h"
 #include "fs/daemon/spin.h"
@@ -152,17 +153,23 @@ class RequestLoop::Worker {
       std::unique_lock lead(loop_.lead_);
       unsigned in_a_row = 0;
       while (lead.owns_lock()) {
-        if (loop_.stopping_.load()) return;
+        if (loop_.stopping_.load()) return loop_.companion_->leave();
         Got got = read_now();
         in_a_row = got == Got::kRequest ? in_a_row + 1 : 0;
         if (got == Got::kNothing) got = wait();
         if (got == Got::kEnd) {
+          loop_.companion_->leave();
           lead.unlock();
           loop_.stop();
           std::call_once(loop_.ended_once_, loop_.ended_);
           return;
         }
-        if (may_take_long() || in_a_row >= kBacklog) lead.unlock();
+        if (may_take_long() || (in_a_row >= kBacklog && !loop_.companion_->beside())) {
+          loop_.companion_->leave();
+          lead.unlock();
+        } else {
+          loop_.companion_->serve(static_cast<pid_t>(header().pid), monotonic_ns(), in_a_row == 0);
+        }
         execute();
       }
     }
@@ -170,9 +177,10 @@ class RequestLoop::Worker {
 
  private:
   Got spin_or_sleep(std::uint64_t from) {
-    const std::uint64_t until = from + spin_.spin_ns();
+    const std::uint64_t until = from + (loop_.companion_->beside() ? 0 : spin_.spin_ns());
     while (monotonic_ns() < until)
       if (const Got got = read_now(); got != Got::kNothing) return got;
+    loop_.companion_->rest();
     for (;;) {
       pollfd fds[2] = {{loop_.fuse_fd_, POLLIN, 0}, {loop_.wake_.get(), POLLIN, 0}};
       if (poll(fds, 2, -1) < 0 && errno != EINTR) return Got::kEnd;
@@ -202,7 +210,8 @@ RequestLoop::RequestLoop(fuse_session* session, int fuse_fd, StateTable& state,
       fuse_fd_(fuse_fd),
       state_(state),
       ended_(std::move(ended)),
-      wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+      wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      companion_(std::make_unique<Companion>(options.share_processor)) {}
 
 RequestLoop::~RequestLoop() {
   stop();

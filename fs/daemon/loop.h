@@ -3,9 +3,10 @@
 // One thread at a time, the leader, waits for the kernel; the others sleep on its mutex. The leader
 // executes short requests itself and keeps the lead, so one client costs no hand-over and idle
 // threads cost nothing. It hands the lead on before a request that may take long, or when
-// requests keep coming without a wait. After a request it looks for the next one for a moment
-// before it sleeps. Nothing wakes up while there are no requests.
-// Thread-safety: run by its owner thread; stop() from any. Lock order: lead_ is outermost.
+// requests keep coming without a wait. It moves to the processor of a client that asks alone
+// (companion.h); else it looks for the next request for a moment before it sleeps. Nothing wakes up
+// while there are no requests. Thread-safety: run by its owner thread; stop() from any. Lock order:
+// lead_ is outermost.
 #pragma once
 
 #include <atomic>
@@ -22,11 +23,14 @@ struct fuse_session;
 
 namespace btd {
 
+class Companion;
+
 class RequestLoop {
  public:
   struct Options {
     unsigned threads = 4;
     unsigned spin_us = 0;
+    bool share_processor = true;   // fs/daemon/companion.h
     std::size_t buffer_bytes = 0;  // for the largest request
   };
   // `ended` is called once, from a serving thread, when the connection is gone.
@@ -56,6 +60,7 @@ class RequestLoop {
   UniqueFd wake_;
   std::atomic<bool> stopping_{false};
   std::mutex lead_;
+  std::unique_ptr<Companion> companion_;  // of the leader
   std::vector<std::thread> threads_;
 };
 

@@ -118,6 +118,7 @@ class Supervisor {
     args.threads = options_.threads;
     args.spin_us = options_.spin_us;
     args.idle_ids = options_.idle_ids;
+    args.share_processor = options_.share_processor;
     args.control_fd = control_fd;
     args.lock_fd = lock_fd_;
     args.state_fd = state_fd_.get();

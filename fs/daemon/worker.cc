@@ -151,6 +151,7 @@ class Worker {
     RequestLoop::Options options;
     options.threads = std::min(args_.threads != 0 ? args_.threads : default_threads(), kMaxThreads);
     options.spin_us = args_.spin_us >= 0 ? static_cast<unsigned>(args_.spin_us) : default_spin_us();
+    options.share_processor = args_.share_processor;
     options.buffer_bytes = kMaxWrite + kHeaderRoom;
     loop_ = std::make_unique<RequestLoop>(session_, fuse_fd_, *state_, options, [this] {
       const std::uint64_t one = 1;

@@ -80,7 +80,8 @@ TEST(Config, UnknownNamesAreNamedWithTheirLine) {
   EXPECT_EQ(
       refusal("[mount]\n\n\nthread = 3\n"),
       "c.toml:4: unknown key 'thread' in [mount]; known are allow_other, directory, idle_ids, "
-      "io_uring, log_level, options, passthrough, pool, read_only, spin_us, threads");
+      "io_uring, log_level, options, passthrough, pool, read_only, "
+      "share_processor, spin_us, threads");
   EXPECT_EQ(refusal("[mounts]\n"),
             "c.toml:1: unknown section or key 'mounts'; the sections are [format] and [mount]");
   EXPECT_EQ(refusal("size = 3\n"),

@@ -41,10 +41,12 @@ TEST(MountArgs, SwitchesGoBothWays) {
 }
 
 TEST(MountArgs, ValuesAreChecked) {
-  const MountOptions options = accept("threads=4,spin_us=-1,idle_ids=9,log_level=trace");
+  const MountOptions options =
+      accept("threads=4,spin_us=-1,idle_ids=9,log_level=trace,noshare_processor");
   EXPECT_EQ(options.threads, 4U);
   EXPECT_EQ(options.spin_us, -1);
   EXPECT_EQ(options.idle_ids, 9U);
+  EXPECT_FALSE(options.share_processor);
   EXPECT_EQ(options.log_level, "trace");
   EXPECT_EQ(refusal("threads=-1"), "option threads takes 0 to 256, not -1");
   EXPECT_EQ(refusal("threads=four"), "option threads takes a whole number, not 'four'");

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "alloc/unique_fd.h"
+#include "fs/daemon/companion.h"
 #include "fs/daemon/daemon.h"
 #include "fs/daemon/metrics.h"
 #include "fs/daemon/mounting.h"
@@ -32,6 +33,95 @@ TEST(SpinPolicy, NeverSpinsWhenSetToZero) {
   SpinPolicy policy(0);
   policy.waited(0);
   EXPECT_EQ(0U, policy.spin_ns());
+}
+
+using Advice = CompanionPolicy::Advice;
+
+// So many requests of `thread`, one each microsecond from `now` on; what the last one advised.
+Advice ask(CompanionPolicy& policy, pid_t thread, unsigned times, std::uint64_t& now) {
+  Advice last{};
+  for (unsigned i = 0; i < times; ++i) last = policy.request(thread, now += 1000, false);
+  return last;
+}
+
+TEST(CompanionPolicy, GoesBesideAThreadThatAsksAlone) {
+  CompanionPolicy policy;
+  std::uint64_t now = 1'000'000'000;
+  EXPECT_EQ(Advice::kApart, ask(policy, 7, CompanionPolicy::kStreak, now));
+  EXPECT_EQ(Advice::kMove, ask(policy, 7, 1, now));
+  EXPECT_EQ(Advice::kBeside, ask(policy, 7, 1, now));
+  EXPECT_EQ(Advice::kMove, ask(policy, 7, CompanionPolicy::kLookAgain - 1, now));
+}
+
+TEST(CompanionPolicy, LooksAgainAfterAWait) {
+  CompanionPolicy policy;
+  std::uint64_t now = 1'000'000'000;
+  ask(policy, 7, CompanionPolicy::kStreak + 2, now);
+  EXPECT_EQ(Advice::kMove, policy.request(7, now += 1000, true));
+}
+
+TEST(CompanionPolicy, LeavesForAnotherThreadOrAPause) {
+  CompanionPolicy policy;
+  std::uint64_t now = 1'000'000'000;
+  ask(policy, 7, CompanionPolicy::kStreak + 2, now);
+  EXPECT_EQ(Advice::kApart, ask(policy, 8, 1, now));
+  EXPECT_EQ(Advice::kApart, ask(policy, 7, 1, now));
+  ask(policy, 7, CompanionPolicy::kStreak + 2, now);
+  now += CompanionPolicy::kCloseNs;
+  EXPECT_EQ(Advice::kApart, ask(policy, 7, 1, now));
+}
+
+TEST(CompanionPolicy, HeedsNoRequestThatNobodyWaitsFor) {
+  CompanionPolicy policy;
+  std::uint64_t now = 1'000'000'000;
+  EXPECT_EQ(Advice::kApart, ask(policy, 0, 2 * CompanionPolicy::kStreak, now));
+  ask(policy, 7, CompanionPolicy::kStreak + 2, now);
+  EXPECT_EQ(Advice::kBeside, ask(policy, 0, 1, now));
+  EXPECT_EQ(Advice::kBeside, ask(policy, 7, 1, now));
+}
+
+// The leader counts as idle and does nothing more, as if it starved: the guard ends that.
+TEST(Companion, TheGuardFreesALeaderThatDoesNotGetOnBesideItsClientThread) {
+  Companion companion(true);
+  if (!companion.possible()) GTEST_SKIP() << "one processor, or no way back from SCHED_IDLE";
+  const pid_t client = gettid();
+  std::atomic<pid_t> leader{0};
+  std::atomic<bool> freed{false};
+  std::thread thread([&] {
+    for (unsigned i = 0; i < CompanionPolicy::kStreak + 2; ++i)
+      companion.serve(client, monotonic_ns(), false);
+    EXPECT_TRUE(companion.beside());
+    leader = gettid();
+    while (!freed) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    companion.serve(client, monotonic_ns(), false);
+    EXPECT_FALSE(companion.beside());
+    EXPECT_EQ(SCHED_OTHER, sched_getscheduler(0));
+  });
+  const std::uint64_t until = monotonic_ns() + 10'000'000'000;
+  while (leader == 0) std::this_thread::yield();
+  while (sched_getscheduler(leader) != SCHED_OTHER && monotonic_ns() < until) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_EQ(SCHED_OTHER, sched_getscheduler(leader));
+  freed = true;
+  thread.join();
+}
+
+TEST(Companion, GivesBackPolicyAndProcessorsToAThreadThatLeaves) {
+  Companion companion(true);
+  if (!companion.possible()) GTEST_SKIP() << "one processor, or no way back from SCHED_IDLE";
+  cpu_set_t before;
+  cpu_set_t after;
+  ASSERT_EQ(0, sched_getaffinity(0, sizeof before, &before));
+  for (unsigned i = 0; i < CompanionPolicy::kStreak + 2; ++i)
+    companion.serve(getpid(), monotonic_ns(), false);
+  EXPECT_TRUE(companion.beside());
+  EXPECT_EQ(SCHED_IDLE, sched_getscheduler(0));
+  companion.rest();
+  EXPECT_EQ(SCHED_OTHER, sched_getscheduler(0));
+  companion.leave();
+  ASSERT_EQ(0, sched_getaffinity(0, sizeof after, &after));
+  EXPECT_TRUE(CPU_EQUAL(&before, &after));
 }
 
 TEST(Histogram, BucketsAreNarrowAndInOrder) {
@@ -75,6 +165,7 @@ TEST(WorkerArgs, TravelWhole) {
   args.mountpoint = "/mnt/\xc3\xa4";
   args.io_uring = true;
   args.spin_us = 7;
+  args.share_processor = false;
   args.state_fd = 11;
   args.control_fd = 12;
   args.lock_fd = 13;
@@ -84,6 +175,7 @@ TEST(WorkerArgs, TravelWhole) {
   EXPECT_EQ(args.mountpoint, parsed->mountpoint);
   EXPECT_TRUE(parsed->io_uring);
   EXPECT_EQ(7, parsed->spin_us);
+  EXPECT_FALSE(parsed->share_processor);
   EXPECT_EQ(11, parsed->state_fd);
   EXPECT_FALSE(WorkerArgs::parse("nonsense"));
   EXPECT_FALSE(WorkerArgs::parse("{}"));
