@@ -5,11 +5,13 @@
 // changes. Thread-safety: extend() is called by one thread at a time; the rest from any thread.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
 #include "alloc/persist.h"
 #include "alloc/result.h"
+#include "alloc/users.h"
 
 namespace btd {
 
@@ -26,6 +28,14 @@ class ArenaSource {
   // file system. ENOSPC. Sources whose memory is reserved by extend() have nothing to do.
   virtual Status reserve_space(std::uint64_t /*off*/, std::uint64_t /*len*/) { return {}; }
   [[nodiscard]] virtual Persist& persist() = 0;
+  // The bytes at the head of an arena that may ever have been stored to; behind them all is zero.
+  [[nodiscard]] virtual std::uint64_t used_bytes(std::uint32_t /*arena*/) { return arena_bytes(); }
+  // Where the table's cells are to lie, one for each 64 KiB of base() on, all zero; null: anywhere.
+  [[nodiscard]] virtual std::atomic<std::uint64_t>* cells() { return nullptr; }
+  [[nodiscard]] virtual Users& users() { return one_user_; }
+
+ private:
+  Users one_user_;
 };
 
 }  // namespace btd

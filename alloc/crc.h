@@ -14,9 +14,21 @@
 
 namespace btd {
 
+namespace detail {
+
+extern const bool kHasCrcInstruction;
+[[nodiscard]] std::uint32_t crc32c_by_instruction(const void* data, std::size_t len,
+                                                  std::uint32_t seed);
+
+}  // namespace detail
+
 // CRC32C of `len` bytes, continuing from `seed`. `len` fits an int: records are far smaller.
 [[nodiscard]] inline std::uint32_t crc32c(const void* data, std::size_t len,
                                           std::uint32_t seed = 0xFFFFFFFFU) {
+  // Up to so much the library's choice of a way costs more than the sum.
+  constexpr std::size_t kShort = 256;
+  if (len <= kShort && detail::kHasCrcInstruction)
+    return detail::crc32c_by_instruction(data, len, seed);
   // libisal takes a non-const pointer but only reads.
   auto* bytes = static_cast<unsigned char*>(const_cast<void*>(data));
   return crc32_iscsi(bytes, static_cast<int>(len), seed);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <string>
 
@@ -19,9 +20,9 @@ constexpr std::uint64_t kMaxLimboBytes = 8 * 1024 * 1024;
 
 Status check_options(const ArenaSource& source, const Heap::Options& options,
                      const SegmentTable::Geometry& plan) {
-  if (options.lanes == 0 || options.lanes > 1024 || options.lane_bytes < 4 * kPageBytes ||
+  if (options.lanes == 0 || options.lanes > kMaxLanes || options.lane_bytes < 4 * kPageBytes ||
       options.lane_bytes % kPageBytes != 0 || options.lane_bytes > (1U << 30)) {
-    return fail(EINVAL, "A heap has 1 to 1024 lanes of 16 KiB to 1 GiB, in whole pages.");
+    return fail(EINVAL, "A heap has 1 to 62 lanes of 16 KiB to 1 GiB, in whole pages.");
   }
   if (source.arena_bytes() % kSegmentBytes != 0 || source.arena_bytes() > kMaxHeapBytes) {
     return fail(EINVAL, "An arena is a multiple of 64 KiB, of at most 256 TiB.");
@@ -49,6 +50,7 @@ Heap::Heap(ArenaSource& source)
     : source_(source),
       persist_(source.persist()),
       base_(source.base()),
+      locks_{source.users(), [](unsigned) {}},
       table_(source),
       recoverable_(std::make_shared<Recoverable>(*this)) {}
 
@@ -176,8 +178,10 @@ Result<std::unique_ptr<Heap>> Heap::open(ArenaSource& source) {
     if (mine == other) continue;
     return fail(EUCLEAN, "Arena " + std::to_string(i) + " belongs to another heap.");
   }
+  heap->reset_shared(count);
   BTD_ASSIGN(heap->journal_,
-             Journal::open(heap->persist_, heap->base_, first.identity.journal_offset));
+             Journal::open(heap->persist_, heap->base_, first.identity.journal_offset,
+                           heap->shared(), heap->locks_));
   BTD_ASSIGN(heap->recovery_, heap->journal_->recover(count * source.arena_bytes()));
   const HeapState last = HeapState::unpack(*state);
   for (std::uint32_t i = 0; i < count; ++i) BTD_TRY(heap->attach(i, last.clean));
@@ -196,20 +200,23 @@ Status Heap::attach(std::uint32_t index, bool clean) {
                          .segments_offset = identity.segments_offset,
                          .segment_count = identity.segment_count},
                         clean, found));
-  std::uint64_t used = 0;
   for (Segment* segment : found) {
     if (segment->recoverable()) {
       recoverable_->adopt(*segment);
       continue;
     }
     if (!clean) old_blocks_.push_back(segment);
-    used += (segment->slots - segment->free_slots) * segment->slot_bytes;
     const bool small = segment->word.kind == SegmentKind::kSmall;
     if (small && segment->free_slots > 0) list(bins_.at(segment->word.size_class), segment);
   }
-  used_bytes_ += used;
   limbo_limit_ = std::min(kMaxLimboBytes, table_.total_segments() * kSegmentBytes / 8);
   return {};
+}
+
+// What users share, as the only one finds it: whatever lies there is of users that are gone.
+void Heap::reset_shared(std::uint32_t arenas) {
+  header()->heap = HeapShared{};
+  for (std::uint32_t i = 0; i < arenas; ++i) header(i)->shared = ArenaShared{};
 }
 
 Status Heap::mark_state(bool clean) {
@@ -225,8 +232,9 @@ Status Heap::close() {
 }
 
 Status Heap::checkpoint() {
-  BTD_TRY(journal_->checkpoint());
-  return release_limbo();
+  std::vector<Slot> ripe;
+  BTD_TRY(journal_->checkpoint(ripe));
+  return return_slots(ripe);
 }
 
 Offset Heap::root(unsigned slot) const {
@@ -240,18 +248,29 @@ Tx Heap::begin() { return Tx(*this, take_context()); }
 
 Result<std::uint64_t> Heap::block_bytes(Offset block) const {
   const Slot slot = table_.find(block);
-  if (slot.segment != nullptr && slot.offset() == block && slot.segment->is_live(slot.index)) {
+  if (slot.segment != nullptr && slot.offset() == block && slot.segment->is_allocated(slot.index)) {
     return slot.bytes();
   }
   return fail(EINVAL, "No allocated block starts at " + std::to_string(block) + ".");
 }
 
+std::uint64_t Heap::used_bytes() const {
+  std::uint64_t bytes = 0;
+  table_.for_each([&](const Segment& segment) {
+    for (std::uint32_t i = 0; i < segment.words; ++i) {
+      const std::uint64_t live = segment.dirty ? segment.existing(i) : segment.allocated_word(i);
+      bytes += static_cast<std::uint64_t>(std::popcount(live)) * segment.slot_bytes;
+    }
+  });
+  return bytes;
+}
+
 Heap::Stats Heap::stats() const {
   return {.arenas = table_.arenas(),
           .total_bytes = table_.total_segments() * kSegmentBytes,
-          .used_bytes = used_bytes_.load() + recoverable_->live_bytes(),
+          .used_bytes = used_bytes(),
           .free_segment_bytes = table_.free_segments() * kSegmentBytes,
-          .limbo_bytes = limbo_bytes_.load(),
+          .limbo_bytes = journal_->parked_bytes(),
           .commits = journal_->commits(),
           .checkpoints = journal_->checkpoints(),
           .recovery = recovery_,

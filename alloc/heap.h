@@ -3,9 +3,9 @@
 // One engine, three contracts: T transactions (class Tx), P published operations and R recoverable
 // allocation. T and P allocation bits live on NVRAM and change through the journal. DRAM is
 // authoritative for what is free; no link is ever stored inside a free block.
-// LOCK ORDER: a bin, then the segment table; the journal's locks and the limbo's are taken with
-// none held. Thread-safety: any number of threads; one Tx belongs to one thread. The source must
-// outlive the heap, and the heap its transactions.
+// LOCK ORDER: a bin, then the segment table; the journal's locks are taken with none held.
+// Thread-safety: any number of threads; one Tx belongs to one thread. The source must outlive the
+// heap, and the heap its transactions.
 #pragma once
 
 #include <array>
@@ -225,11 +225,6 @@ class Heap {
     std::mutex mutex;
     std::vector<Segment*> partial;  // with available slots; the last one is used next
   };
-  struct Freed {
-    std::uint64_t seq;
-    Slot slot;
-  };
-
   explicit Heap(ArenaSource& source);
   void check_arena(std::uint32_t index,
                    const std::function<void(const std::string&)>& report) const;
@@ -239,7 +234,10 @@ class Heap {
   Status attach(std::uint32_t index, bool clean);
   Status add_arena();
   Status mark_state(bool clean);
+  void reset_shared(std::uint32_t arenas);
   [[nodiscard]] ArenaHeader* header(std::uint32_t index = 0) const;
+  [[nodiscard]] HeapShared& shared() const { return header()->heap; }
+  [[nodiscard]] std::uint64_t used_bytes() const;
 
   Status sweep();
   Status finish_copy();
@@ -254,9 +252,11 @@ class Heap {
   void cancel(const Slot& slot);
   void log_large_header(Record& record, const Segment& segment) const;
   Result<Slot> begin_free(Offset block);
-  void finish_free(std::span<const Slot> slots, std::uint64_t seq);
-  void wait_for_watermark(std::span<const Slot> slots, std::uint64_t seq, std::uint64_t bytes);
-  Status release_limbo();
+  // Commits the record; the slots that it frees wait for the watermark.
+  Result<std::uint64_t> commit(Record& record, std::span<const Slot> freed = {});
+  // The same for a slot of contract R into which the record `seq` writes.
+  Status park(const Slot& slot, std::uint64_t seq);
+  void relieve();
   Status return_slots(std::vector<Slot>& slots);
   Status trim();
   static void list(Bin& bin, Segment* segment);
@@ -269,15 +269,12 @@ class Heap {
   std::uint64_t bias_ = 0;
   Persist& persist_;
   std::byte* const base_;
+  const SharedLock::Context locks_;
   SegmentTable table_;
   std::unique_ptr<Journal> journal_;
   std::array<Bin, kClasses> bins_;
-  std::mutex room_mutex_;  // one thread at a time makes room
-  mutable std::mutex limbo_mutex_;
-  std::vector<Freed> limbo_;
-  std::atomic<std::uint64_t> limbo_bytes_{0};
-  std::uint64_t limbo_limit_ = 0;  // beyond it a commit checkpoints
-  std::atomic<std::uint64_t> used_bytes_{0};
+  std::mutex room_mutex_;          // one thread at a time makes room
+  std::uint64_t limbo_limit_ = 0;  // with more waiting for the watermark a commit checkpoints
   std::mutex contexts_mutex_;
   std::vector<std::unique_ptr<TxContext>> contexts_;
   std::mutex copy_mutex_;                     // one long copy at a time: there is one intent

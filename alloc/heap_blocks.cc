@@ -92,7 +92,7 @@ Result<Slot> Heap::reserve_large(std::uint64_t span) {
 Status Heap::make_room(std::uint64_t span) {
   const std::lock_guard one(room_mutex_);
   if (table_.longest_run() >= span) return {};
-  if (limbo_bytes_.load() > 0) {
+  if (journal_->parked_bytes() > 0) {
     BTD_TRY(checkpoint());
     if (table_.longest_run() >= span) return {};
   }
@@ -144,7 +144,7 @@ void Heap::log_large_header(Record& record, const Segment& segment) const {
   std::array<std::uint64_t, sizeof(SegmentHeader) / kWordBytes> image{};
   image[0] = checked_word(segment.word.pack());
   image[1] = std::uint64_t{generation_} << 32;
-  image.at(offsetof(SegmentHeader, bitmap) / kWordBytes) = 1;
+  image.at(offsetof(SegmentHeader, bitmap) / kWordBytes) = 1;  // live
   record.bytes(segment.header, image.data(), sizeof(image));
 }
 
@@ -162,52 +162,42 @@ Result<Slot> Heap::begin_free(Offset block) {
     return fail(EINVAL, "The block at " + std::to_string(block) +
                             " is recoverable; give it back with release().");
   }
-  if (!slot.segment->clear_live(slot.index)) {
+  if (!slot.segment->claim(slot.index)) {
     return fail(EINVAL, "The block at " + std::to_string(block) +
                             " is not allocated; it was freed twice, or never allocated.");
   }
   return slot;
 }
 
+Result<std::uint64_t> Heap::commit(Record& record, std::span<const Slot> freed) {
+  const bool early = journal_->fault() == Journal::Fault::kReuseBeforeWatermark;
+  for (;;) {
+    Result<std::uint64_t> seq = journal_->commit(record, early ? std::span<const Slot>{} : freed);
+    if (seq) [[likely]] {
+      if (early) [[unlikely]] {
+        std::vector<Slot> now(freed.begin(), freed.end());
+        BTD_TRY(return_slots(now));
+      }
+      if (journal_->parked_bytes() > limbo_limit_) [[unlikely]]
+        relieve();
+      return seq;
+    }
+    if (seq.error().code != EAGAIN) return seq;
+    BTD_TRY(checkpoint());
+  }
+}
+
 // Freed blocks wait until no record older than their freeing can be replayed: such a record would
-// write into what the next owner stored past the journal.
-void Heap::finish_free(std::span<const Slot> slots, std::uint64_t seq) {
-  std::uint64_t bytes = 0;
-  for (const Slot& slot : slots) bytes += slot.bytes();
-  used_bytes_.fetch_sub(bytes, std::memory_order_relaxed);
-  if (journal_->fault() == Journal::Fault::kReuseBeforeWatermark) [[unlikely]] {
-    std::vector<Slot> now(slots.begin(), slots.end());
-    static_cast<void>(return_slots(now));
-    return;
-  }
-  wait_for_watermark(slots, seq, bytes);
-}
-
-void Heap::wait_for_watermark(std::span<const Slot> slots, std::uint64_t seq, std::uint64_t bytes) {
-  {
-    const std::lock_guard lock(limbo_mutex_);
-    for (const Slot& slot : slots) limbo_.push_back({.seq = seq, .slot = slot});
-  }
-  const std::uint64_t waiting = limbo_bytes_.fetch_add(bytes) + bytes;
+// write into what the next owner stored past the journal. So many wait now that it is time.
+void Heap::relieve() {
   // A failed checkpoint is not this transaction's failure; the next commit reports the medium.
-  if (waiting > limbo_limit_) static_cast<void>(checkpoint());
+  static_cast<void>(checkpoint());
 }
 
-Status Heap::release_limbo() {
-  std::vector<Slot> ready;
-  std::uint64_t bytes = 0;
-  {
-    const std::lock_guard lock(limbo_mutex_);
-    const std::uint64_t home = journal_->watermark();
-    std::erase_if(limbo_, [&](const Freed& freed) {
-      if (freed.seq > home) return false;
-      ready.push_back(freed.slot);
-      bytes += freed.slot.bytes();
-      return true;
-    });
-  }
-  limbo_bytes_.fetch_sub(bytes);
-  return return_slots(ready);
+Status Heap::park(const Slot& slot, std::uint64_t seq) {
+  BTD_TRY(journal_->park(slot, seq));
+  if (journal_->parked_bytes() > limbo_limit_) relieve();
+  return {};
 }
 
 Status Heap::return_slots(std::vector<Slot>& slots) {
@@ -231,6 +221,7 @@ Status Heap::return_slots(std::vector<Slot>& slots) {
       table_.put_back(segment);
       continue;
     }
+    segment->unclaim(slot.index);
     segment->return_slot(slot.index);
     if (segment->list_index == Segment::kNotListed) list(*bin, segment);
     // One segment stays, so that a lone block allocated and freed does not cost two fences a time.

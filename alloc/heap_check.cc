@@ -8,22 +8,23 @@ namespace btd {
 namespace {
 
 // Why a segment that DRAM says is in use contradicts NVRAM; empty if it does not.
-std::string contradiction(const Segment& segment, const SegmentHeader& header,
-                          const std::byte* base) {
+std::string contradiction(const Segment& segment, const SegmentHeader& header) {
   const bool in_record_only =
-      segment.large() && !segment.recoverable() && !segment.is_live(0);  // not committed
+      segment.large() && !segment.recoverable() && !segment.is_allocated(0);  // not committed
   if (in_record_only) return {};
   if (checked_value(header.word) != segment.word.pack()) {
     return "is in use, but its header does not say so";
   }
   for (std::uint32_t i = 0; i < segment.words; ++i) {
-    const std::uint64_t live = segment.live_word(i);
-    if ((live & ~segment.existing(i)) != 0) return "has live bits of slots that do not exist";
-    if (segment.recoverable()) continue;
-    const auto* bitmap = reinterpret_cast<const std::uint64_t*>(base + segment.bitmap);
-    const std::uint64_t media = __atomic_load_n(bitmap + i, __ATOMIC_ACQUIRE);
-    if ((media & ~segment.existing(i)) != 0) return "has bits of slots that do not exist";
-    if (media != live) return "has blocks whose allocation is not what was committed";
+    const std::uint64_t live = segment.load_live(i);
+    if ((live & ~segment.existing(i)) != 0) return "has bits of slots that do not exist";
+    if (segment.recoverable()) {
+      // A cache may keep more than is allocated, never less.
+      if (segment.state != nullptr && (segment.pack_state(i) & ~live) != 0)
+        return "has blocks whose bits say that they are free";
+    } else if ((segment.avail[i] & live) != 0) {
+      return "has blocks that could be allocated a second time";
+    }
   }
   return {};
 }
@@ -35,7 +36,7 @@ std::string remnant(const SegmentHeader& header) {
   if (!bits) return "has a damaged header";
   const SegmentWord word = SegmentWord::unpack(*bits);
   const bool freed = word.kind == SegmentKind::kLarge &&
-                     word.contract == Contract::kTransactional && (header.bitmap[0] & 1U) == 0;
+                     word.contract == Contract::kTransactional && (header.bitmap[0].live & 1U) == 0;
   return freed ? "" : "is free, but its header says that it is in use";
 }
 
@@ -63,7 +64,7 @@ void Heap::check_arena(std::uint32_t index,
         base_ + start + identity.table_offset + i * sizeof(SegmentHeader));
     const bool inside = segment != nullptr && segment->id != at / kSegmentBytes;
     const std::string wrong =
-        segment == nullptr || inside ? remnant(media) : contradiction(*segment, media, base_);
+        segment == nullptr || inside ? remnant(media) : contradiction(*segment, media);
     if (!wrong.empty()) {
       report("Segment " + std::to_string(i) + " of arena " + std::to_string(index) + " " + wrong +
              "; close the heap and restore it from a backup.");

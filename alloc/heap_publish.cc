@@ -12,13 +12,6 @@ namespace btd {
 
 namespace {
 
-// A record is assembled where it costs no memory allocation.
-Record& empty_record() {
-  thread_local Record record;
-  record.clear();
-  return record;
-}
-
 // The changes of bitmap words of one call: bits of one word go into one entry.
 class BitChanges {
  public:
@@ -50,12 +43,14 @@ class BitChanges {
 
 // What publish() takes for the time of the call; kept by the thread, so that it costs no memory.
 struct Taken {
+  Record record;
   std::vector<Slot> allocated;
   std::vector<Slot> freed;
   std::vector<Segment*> logged;
   BitChanges sets{EntryKind::kOr64};
   BitChanges clears{EntryKind::kAnd64};
   void clear() {
+    record.clear();
     allocated.clear();
     freed.clear();
     logged.clear();
@@ -94,7 +89,7 @@ Result<Segment*> Heap::check_word(Offset word) const {
   if (word % kWordBytes == 0) {
     if (word >= roots && word < roots + sizeof(ArenaHeader::roots)) return nullptr;
     const Slot slot = table_.find(word);
-    if (slot.segment != nullptr && slot.segment->is_live(slot.index))
+    if (slot.segment != nullptr && slot.segment->is_allocated(slot.index))
       return slot.segment->recoverable() ? slot.segment : nullptr;
     if (slot.segment != nullptr && is_held(slot)) return nullptr;
   }
@@ -113,13 +108,11 @@ void Heap::log_allocation(Record& record, const Slot& slot) const {
 Result<Offset> Heap::allocate_to(Offset dest, std::size_t bytes) {
   BTD_ASSIGN(Segment* const recoverable, check_word(dest));
   BTD_ASSIGN(const Slot slot, reserve_slot(bytes));
-  Record& record = empty_record();
+  Record record;
   log_allocation(record, slot);
   record.set64(dest, slot.offset() + bias_);
-  BTD_ASSIGN(const std::uint64_t seq, journal_->commit(record));  // in doubt: nobody reuses it
-  slot.segment->set_live(slot.index);
+  BTD_ASSIGN(const std::uint64_t seq, commit(record));  // in doubt: nobody reuses it
   if (recoverable != nullptr) recoverable->note_logged(seq);
-  used_bytes_.fetch_add(slot.bytes(), std::memory_order_relaxed);
   return slot.offset();
 }
 
@@ -128,12 +121,11 @@ Status Heap::free_from(Offset dest) {
   const Offset block =
       __atomic_load_n(reinterpret_cast<const std::uint64_t*>(at(dest)), __ATOMIC_RELAXED) - bias_;
   BTD_ASSIGN(const Slot slot, begin_free(block));
-  Record& record = empty_record();
+  Record record;
   record.and64(slot.segment->bitmap_word(slot.index), ~Segment::mask_of(slot.index));
   record.set64(dest, 0);
-  BTD_ASSIGN(const std::uint64_t seq, journal_->commit(record));
+  BTD_ASSIGN(const std::uint64_t seq, commit(record, {&slot, 1}));
   if (recoverable != nullptr) recoverable->note_logged(seq);
-  finish_free({&slot, 1}, seq);
   return {};
 }
 
@@ -155,7 +147,7 @@ Status Heap::cancel(Offset reserved) {
 Status Heap::publish(std::span<const Action> actions) {
   thread_local Taken taken;
   taken.clear();
-  Record& record = empty_record();
+  Record& record = taken.record;
   const auto take = [&](const Action& action) -> Status {
     if (action.kind == Action::Kind::kSet) {
       BTD_ASSIGN(Segment* const recoverable, check_word(action.at));
@@ -204,34 +196,27 @@ Status Heap::publish(std::span<const Action> actions) {
   }
   if (!status) {
     for (std::size_t i = 0; i < claimed; ++i) hold(taken.allocated[i]);
-    for (const Slot& slot : taken.freed) slot.segment->set_live(slot.index);
+    for (const Slot& slot : taken.freed) slot.segment->unclaim(slot.index);
     return status;
   }
   if (record.empty()) return {};
-  BTD_ASSIGN(const std::uint64_t seq, journal_->commit(record));
-  std::uint64_t bytes = 0;
-  for (const Slot& slot : taken.allocated) {
-    slot.segment->set_live(slot.index);
-    bytes += slot.bytes();
-  }
+  BTD_ASSIGN(const std::uint64_t seq, commit(record, taken.freed));
   for (Segment* segment : taken.logged) segment->note_logged(seq);
-  used_bytes_.fetch_add(bytes, std::memory_order_relaxed);
-  if (!taken.freed.empty()) finish_free(taken.freed, seq);
   return {};
 }
 
 Status Heap::copy(Offset to, const void* from, std::size_t len) {
   if (len == 0) return {};
   const Slot slot = table_.find(to);
-  if (slot.segment == nullptr || !slot.segment->is_live(slot.index) ||
+  if (slot.segment == nullptr || !slot.segment->is_allocated(slot.index) ||
       to + len > slot.offset() + slot.bytes()) {
     return fail(EINVAL,
                 "The range at " + std::to_string(to) + " is not inside an allocated block.");
   }
   if (len > journal_->lane_bytes() / 2) return copy_by_shadow(to, from, len);
-  Record& record = empty_record();
+  Record record;
   record.bytes(to, from, len);
-  BTD_ASSIGN(const std::uint64_t seq, journal_->commit(record));
+  BTD_ASSIGN(const std::uint64_t seq, commit(record));
   if (slot.segment->recoverable()) slot.segment->note_logged(seq);
   return {};
 }

@@ -3,16 +3,14 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "alloc/crc.h"
 
 namespace btd {
 namespace {
-
-constexpr std::size_t kHeaderWords = sizeof(RecordHeader) / kWordBytes;
 
 constexpr std::uint64_t line_round(std::uint64_t bytes) {
   return (bytes + kLineBytes - 1) & ~std::uint64_t{kLineBytes - 1};
@@ -35,47 +33,45 @@ void for_entries(const std::byte* record, Visit&& visit) {
 
 }  // namespace
 
-void Record::clear() {
-  words_.assign(kHeaderWords, 0);
-  entries_ = 0;
-}
-
-void Record::bytes(Offset home, const void* data, std::size_t len) {
-  const auto* from = static_cast<const std::byte*>(data);
-  while (len > 0) {
-    const std::size_t part = std::min<std::size_t>(len, EntryTag::kMaxLen);
-    const EntryTag tag{.home = home, .len = static_cast<std::uint32_t>(part)};
-    const std::size_t at = words_.size();
-    words_.resize(at + 1 + tag.data_bytes() / kWordBytes);
-    words_.at(at) = tag.pack();
-    std::memcpy(&words_.at(at + 1), from, part);
-    ++entries_;
-    home += part;
-    from += part;
-    len -= part;
+// Lines that were seen lately: a direct-mapped table forgets, never lies. So a line that many
+// records change is flushed about once a checkpoint.
+class Journal::LineFilter {
+ public:
+  [[nodiscard]] bool is_new(std::uint64_t line) {
+    std::uint64_t& seen = seen_[(line ^ (line >> 11)) % kSlots];
+    return std::exchange(seen, line) != line;
   }
-}
 
-void Record::word(EntryKind kind, Offset home, std::uint64_t value) {
-  words_.push_back(EntryTag{.home = home, .len = kWordBytes, .kind = kind}.pack());
-  words_.push_back(value);
-  ++entries_;
-}
+ private:
+  static constexpr std::size_t kSlots = 2048;
+  std::array<std::uint64_t, kSlots> seen_{};  // line 0 is the heap's identity: never a home
+};
 
-std::size_t Record::lane_bytes() const { return line_round(words_.size() * kWordBytes); }
+// All lanes, locked: no commit is under way.
+class Journal::AllLanes {
+ public:
+  static Result<AllLanes> lock(Journal& journal) {
+    AllLanes all(journal);
+    for (Lane& lane : journal.lanes_) {
+      BTD_TRY(SharedLock::lock(lane.shared->lock, journal.context_, "the journal"));
+      ++all.held_;
+    }
+    return all;
+  }
+  AllLanes(AllLanes&& other) noexcept
+      : journal_(other.journal_), held_(std::exchange(other.held_, 0)) {}
+  AllLanes& operator=(AllLanes&&) = delete;
+  AllLanes(const AllLanes&) = delete;
+  AllLanes& operator=(const AllLanes&) = delete;
+  ~AllLanes() {
+    for (std::size_t i = 0; i < held_; ++i) leave(journal_.lanes_[i]);
+  }
 
-std::span<const std::byte> Record::seal(std::uint64_t seq) {
-  RecordHeader header{.seq = seq,
-                      .length = static_cast<std::uint32_t>(words_.size() * kWordBytes),
-                      .entries = entries_,
-                      .flags = 0,
-                      .crc = 0};
-  std::memcpy(words_.data(), &header, sizeof(header));
-  header.crc = crc32c(words_.data(), header.length);
-  std::memcpy(words_.data(), &header, sizeof(header));
-  words_.resize(lane_bytes() / kWordBytes);
-  return std::as_bytes(std::span(words_));
-}
+ private:
+  explicit AllLanes(Journal& journal) : journal_(journal) {}
+  Journal& journal_;
+  std::size_t held_ = 0;
+};
 
 void Journal::format(Persist& persist, std::byte* where, const Geometry& geometry) {
   JournalHeader fresh{.magic = persistent(kJournalMagic),
@@ -86,7 +82,8 @@ void Journal::format(Persist& persist, std::byte* where, const Geometry& geometr
                       .crc = {},
                       .pad0 = {},
                       .watermark = persistent(checked_word(0)),
-                      .pad1 = {}};
+                      .pad1 = {},
+                      .shared = {}};
   const std::uint32_t crc = crc32c(&fresh, offsetof(JournalHeader, crc));
   persist.copy_nodrain(where, &fresh, sizeof(fresh));
   auto* header = reinterpret_cast<JournalHeader*>(where);
@@ -99,85 +96,107 @@ void Journal::format(Persist& persist, std::byte* where, const Geometry& geometr
   }
 }
 
-Result<std::unique_ptr<Journal>> Journal::open(Persist& persist, std::byte* heap_base,
-                                               Offset where) {
+Result<std::unique_ptr<Journal>> Journal::open(Persist& persist, std::byte* heap_base, Offset where,
+                                               HeapShared& shared,
+                                               const SharedLock::Context& context) {
   const auto* header = reinterpret_cast<const JournalHeader*>(heap_base + where);
   if (header->magic != kJournalMagic || header->version != kFormatVersion ||
-      header->crc != crc32c(header, offsetof(JournalHeader, crc))) {
+      header->crc != crc32c(header, offsetof(JournalHeader, crc)) || header->lanes > kMaxLanes) {
     return fail(EUCLEAN, "The journal's header is damaged; restore the heap from a backup.");
   }
-  const std::optional<std::uint64_t> watermark = checked_value(header->watermark);
-  if (!watermark) {
+  if (!checked_value(header->watermark)) {
     return fail(EUCLEAN, "The journal's watermark is damaged; restore the heap from a backup.");
   }
-  std::unique_ptr<Journal> journal(new Journal(
-      persist, heap_base, where, {.lanes = header->lanes, .lane_bytes = header->lane_bytes}));
-  journal->watermark_ = *watermark;
-  journal->next_seq_ = journal->first_seq_ = *watermark + 1;
-  return journal;
+  return std::unique_ptr<Journal>(
+      new Journal(persist, heap_base, where,
+                  {.lanes = header->lanes, .lane_bytes = header->lane_bytes}, shared, context));
 }
 
-Journal::Journal(Persist& persist, std::byte* heap_base, Offset where, const Geometry& geometry)
+Journal::Journal(Persist& persist, std::byte* heap_base, Offset where, const Geometry& geometry,
+                 HeapShared& shared, const SharedLock::Context& context)
     : persist_(persist),
       heap_base_(heap_base),
       where_(where),
       header_(reinterpret_cast<JournalHeader*>(heap_base + where)),
+      shared_(shared),
+      context_(context),
       lane_bytes_(geometry.lane_bytes),
-      lanes_(geometry.lanes) {
+      lanes_(geometry.lanes),
+      first_seq_(shared.next_seq.load()) {
   for (std::size_t i = 0; i < lanes_.size(); ++i) {
     lanes_[i].base = heap_base + where + sizeof(JournalHeader) + i * lane_bytes_;
+    lanes_[i].shared = &header_->shared[i];
   }
 }
 
-std::unique_lock<std::mutex> Journal::take_lane(Lane*& lane) {
+Result<Journal::Lane*> Journal::take_lane() {
   // A thread stays with its lane while nobody else takes that; any other is as good.
   thread_local constinit std::size_t favourite = ~std::size_t{0};
   if (favourite == ~std::size_t{0}) favourite = static_cast<unsigned>(sched_getcpu());
-  const std::size_t start = favourite % lanes_.size();
+  const unsigned self = context_.users.self();
+  std::size_t at = favourite < lanes_.size() ? favourite : favourite % lanes_.size();
   for (std::size_t i = 0; i < lanes_.size(); ++i) {
-    const std::size_t at = start + i < lanes_.size() ? start + i : start + i - lanes_.size();
-    lane = &lanes_[at];
-    std::unique_lock lock(lane->mutex, std::try_to_lock);
-    if (!lock.owns_lock()) continue;
-    favourite = at;
-    return lock;
+    if (SharedLock::try_lock(lanes_[at].shared->lock, self)) [[likely]] {
+      favourite = at;
+      return &lanes_[at];
+    }
+    at = at + 1 == lanes_.size() ? 0 : at + 1;
   }
-  lane = &lanes_[start];
-  return std::unique_lock(lane->mutex);
+  BTD_TRY(SharedLock::lock(lanes_[at].shared->lock, context_, "the journal"));
+  return &lanes_[at];
 }
 
-Result<std::uint64_t> Journal::commit(Record& record) {
+void Journal::park_in(Lane& lane, const Slot& slot, std::uint64_t seq) {
+  lane.parked.push_back({.seq = seq, .slot = slot});
+  lane.parked_bytes += slot.bytes();
+  parked_bytes_.fetch_add(slot.bytes(), std::memory_order_relaxed);
+}
+
+Status Journal::park(const Slot& slot, std::uint64_t seq) {
+  BTD_ASSIGN(Lane* const lane, take_lane());
+  park_in(*lane, slot, seq);
+  leave(*lane);
+  return {};
+}
+
+Result<std::uint64_t> Journal::commit(Record& record, std::span<const Slot> freed) {
   const std::size_t size = record.lane_bytes();
-  if (size > lane_bytes_) {
+  if (size > lane_bytes_) [[unlikely]] {
     return fail(E2BIG, "The transaction needs " + std::to_string(size) +
                            " bytes of log but a lane has " + std::to_string(lane_bytes_) +
                            "; split it, or format the heap with larger lanes.");
   }
-  BTD_TRY(persist_.health());
-  for (;;) {
-    Lane* lane = nullptr;
-    std::unique_lock lock = take_lane(lane);
-    if (lane->tail + size > lane_bytes_) {
-      lock.unlock();
-      BTD_TRY(checkpoint());
-      continue;
-    }
-    const std::uint64_t seq = next_seq_.fetch_add(1, std::memory_order_relaxed);
-    const std::span<const std::byte> sealed = record.seal(seq);
-    if (fault_ == Fault::kApplyBeforeCommit) [[unlikely]]
-      apply(sealed.data(), &lane->homes);
-    persist_.copy_nodrain(lane->base + lane->tail, sealed.data(), sealed.size());
-    if (!persist_.drain()) return std::unexpected(persist_.health().error());
-    lane->tail += sealed.size();
-    apply(sealed.data(), &lane->homes);
-    return seq;
+  if (!persist_.healthy()) [[unlikely]]
+    return std::unexpected(persist_.health().error());
+  BTD_ASSIGN(Lane* const lane, take_lane());
+  LaneShared& shared = *lane->shared;
+  const std::uint64_t tail = shared.tail;
+  if (tail + size > lane_bytes_) [[unlikely]] {
+    leave(*lane);
+    return fail(EAGAIN);
   }
+  const std::uint64_t seq = shared_.next_seq.shared().fetch_add(1, std::memory_order_relaxed);
+  shared.in_flight.shared().store(seq, std::memory_order_release);
+  const std::span<const std::byte> sealed = record.seal(seq);
+  if (fault_ == Fault::kApplyBeforeCommit) [[unlikely]]
+    apply(sealed.data());
+  persist_.copy_lines_nodrain(lane->base + tail, sealed.data(), sealed.size());
+  const bool durable = persist_.drain();
+  if (durable) {
+    apply(sealed.data());
+    shared.tail.shared().store(tail + size, std::memory_order_release);
+    for (const Slot& slot : freed) park_in(*lane, slot, seq);
+  }
+  shared.in_flight.shared().store(0, std::memory_order_release);
+  leave(*lane);
+  if (durable) [[likely]]
+    return seq;
+  return std::unexpected(persist_.health().error());
 }
 
-void Journal::apply(const std::byte* record, HomeLines* homes) {
-  for_entries(record, [this, homes](const EntryTag& tag, const std::byte* data) {
+void Journal::apply(const std::byte* record) {
+  for_entries(record, [this](const EntryTag& tag, const std::byte* data) {
     std::byte* home = heap_base_ + tag.home;
-    if (homes != nullptr) homes->add(tag.home, tag.len);
     if (tag.kind == EntryKind::kBytes) {
       std::memcpy(home, data, tag.len);
       return;
@@ -193,51 +212,80 @@ void Journal::apply(const std::byte* record, HomeLines* homes) {
 }
 
 void Journal::flush_homes() {
-  if (persist_.domain() == Domain::kMsync) {
-    // The kernel knows the dirty pages; one call for the range is far cheaper than one for each.
-    std::uint64_t low = ~std::uint64_t{0};
-    std::uint64_t high = 0;
-    for (const Lane& lane : lanes_) {
-      for (const std::uint64_t line : lane.homes.lines()) {
-        low = std::min(low, line);
-        high = std::max(high, line + 1);
-      }
+  const bool by_pages = persist_.domain() == Domain::kMsync;
+  std::uint64_t low = ~std::uint64_t{0};
+  std::uint64_t high = 0;
+  LineFilter filter;
+  const auto flush = [&](const EntryTag& tag, const std::byte*) {
+    const std::uint64_t last = (tag.home + tag.len - 1) / kLineBytes;
+    for (std::uint64_t line = tag.home / kLineBytes; line <= last; ++line) {
+      low = std::min(low, line);
+      high = std::max(high, line + 1);
+      if (!by_pages && filter.is_new(line))
+        persist_.flush(heap_base_ + line * kLineBytes, kLineBytes);
     }
-    if (low < high) persist_.flush(heap_base_ + low * kLineBytes, (high - low) * kLineBytes);
-    return;
-  }
+  };
   for (const Lane& lane : lanes_) {
-    for (const std::uint64_t line : lane.homes.lines())
-      persist_.flush(heap_base_ + line * kLineBytes, kLineBytes);
+    const std::uint64_t tail = lane.shared->tail;
+    for (std::uint64_t at = 0; at < tail;) {
+      RecordHeader header;
+      std::memcpy(&header, lane.base + at, sizeof(header));
+      for_entries(lane.base + at, flush);
+      at += line_round(header.length);
+    }
+  }
+  // The kernel knows the dirty pages; one call for the range is far cheaper than one for each.
+  if (by_pages && low < high) {
+    persist_.flush(heap_base_ + low * kLineBytes, (high - low) * kLineBytes);
   }
 }
 
 Status Journal::raise_watermark(std::uint64_t seq) {
   persist_.store(header_->watermark, checked_word(seq));
   if (!persist_.drain()) return persist_.health();
-  watermark_.store(seq, std::memory_order_release);
+  shared_.home_seq.shared().store(seq, std::memory_order_release);
   return {};
 }
 
-Status Journal::checkpoint() {
-  const std::lock_guard one(checkpoint_mutex_);
-  std::vector<std::unique_lock<std::mutex>> all;
-  all.reserve(lanes_.size());
-  for (Lane& lane : lanes_) all.emplace_back(lane.mutex);
-  const std::uint64_t last = next_seq_.load(std::memory_order_relaxed) - 1;
-  if (last == watermark()) return {};
-  BTD_TRY(persist_.health());
-  if (fault_ == Fault::kWatermarkBeforeFlush) [[unlikely]]
+Status Journal::checkpoint(std::vector<Slot>& ripe) {
+  BTD_ASSIGN(const AllLanes all, AllLanes::lock(*this));
+  const std::uint64_t last = shared_.next_seq.load() - 1;
+  if (last != watermark()) {
+    BTD_TRY(persist_.health());
+    if (fault_ == Fault::kWatermarkBeforeFlush) [[unlikely]]
+      BTD_TRY(raise_watermark(last));
+    flush_homes();
+    if (!persist_.drain()) return persist_.health();
     BTD_TRY(raise_watermark(last));
-  flush_homes();
-  if (!persist_.drain()) return persist_.health();
-  BTD_TRY(raise_watermark(last));
-  for (Lane& lane : lanes_) {
-    lane.tail = 0;
-    lane.homes.clear();
+    for (Lane& lane : lanes_) lane.shared->tail.shared().store(0, std::memory_order_release);
+    checkpoints_.fetch_add(1, std::memory_order_relaxed);
   }
-  checkpoints_.fetch_add(1, std::memory_order_relaxed);
+  // Also what waited for a watermark that another user raised.
+  for (Lane& lane : lanes_) {
+    for (const Parked& parked : lane.parked) ripe.push_back(parked.slot);
+    lane.parked.clear();
+    parked_bytes_.fetch_sub(std::exchange(lane.parked_bytes, 0), std::memory_order_relaxed);
+  }
   return {};
+}
+
+void Journal::bury(unsigned user) {
+  for (Lane& lane : lanes_) {
+    LaneShared& shared = *lane.shared;
+    if (SharedLock::holder(shared.lock) != user) continue;
+    const std::uint64_t seq = shared.in_flight.load();
+    const auto header = valid_record(lane, shared.tail, seq == 0 ? kCheckedMax : seq - 1);
+    if (seq != 0 && header && header->seq == seq && fault_ != Fault::kForgetDead) {
+      // Whole, so it may be durable already: then it is committed. Make it so, and apply it.
+      const std::uint64_t size = line_round(header->length);
+      persist_.flush(lane.base + shared.tail, size);
+      static_cast<void>(persist_.drain());
+      apply(lane.base + shared.tail);
+      shared.tail.shared().store(shared.tail + size, std::memory_order_release);
+    }
+    shared.in_flight.shared().store(0, std::memory_order_release);
+    SharedLock::release_of(shared.lock, user);
+  }
 }
 
 std::optional<RecordHeader> Journal::valid_record(const Lane& lane, std::uint64_t at,
@@ -299,25 +347,28 @@ Status Journal::check_entries(const Found& record, std::uint64_t heap_bytes) con
 }
 
 Result<Journal::Recovery> Journal::recover(std::uint64_t heap_bytes) {
+  for (Lane& lane : lanes_) *lane.shared = LaneShared{};
+  const std::uint64_t home = *checked_value(header_->watermark);
   std::vector<Found> found;
-  for (const Lane& lane : lanes_) BTD_TRY(walk_lane(lane, watermark(), found));
-  Recovery recovery;
-  if (found.empty()) return recovery;
+  for (const Lane& lane : lanes_) BTD_TRY(walk_lane(lane, home, found));
   std::sort(found.begin(), found.end(),
             [](const Found& a, const Found& b) { return a.header->seq < b.header->seq; });
   for (const Found& record : found) BTD_TRY(check_entries(record, heap_bytes));
+  const std::uint64_t last = found.empty() ? home : found.back().header->seq;
+  shared_.home_seq = home;
+  shared_.next_seq = first_seq_ = last + 1;
+  Recovery recovery;
   for (const Found& record : found) {
-    apply(record.at, nullptr);
+    apply(record.at);
     for_entries(record.at, [this](const EntryTag& tag, const std::byte*) {
       persist_.flush(heap_base_ + tag.home, tag.len);
     });
     ++recovery.records;
     recovery.bytes += record.header->length;
   }
+  if (found.empty()) return recovery;
   if (!persist_.drain()) return std::unexpected(persist_.health().error());
-  const std::uint64_t last = found.back().header->seq;
   BTD_TRY(raise_watermark(last));
-  next_seq_ = first_seq_ = last + 1;
   return recovery;
 }
 

@@ -4,10 +4,12 @@
 // | segment table, one SegmentHeader for each segment | segments of 64 KiB, aligned to 64 KiB. All
 // fields are little-endian and of fixed size. A `persistent` field is read like its type but a
 // plain store to it does not compile: it changes through Persist::store or through the journal.
-// A `transient` field means nothing after a crash and may be stored to.
+// A `transient` field means nothing after the machine stopped, but outlives the processes that
+// store to it: what users of one heap share lies here too.
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -24,7 +26,7 @@ inline constexpr std::size_t kLineBytes = 64;  // what a flush makes durable, an
 inline constexpr std::size_t kWordBytes = 8;   // what NVRAM stores atomically
 inline constexpr std::size_t kPageBytes = 4096;
 inline constexpr std::uint64_t kSegmentBytes = 64 * 1024;
-inline constexpr std::uint32_t kFormatVersion = 2;
+inline constexpr std::uint32_t kFormatVersion = 3;
 inline constexpr unsigned kRootSlots = 64;
 
 template <class T>
@@ -56,9 +58,12 @@ class transient {
     return *this;
   }
   constexpr operator T() const { return value_; }  // NOLINT: reads like its type
+  // To be changed by several threads or processes at once.
+  [[nodiscard]] std::atomic_ref<T> shared() { return std::atomic_ref<T>(value_); }
+  [[nodiscard]] T load() const { return std::atomic_ref<T>(const_cast<T&>(value_)).load(); }
 
  private:
-  T value_{};
+  alignas(sizeof(T)) T value_{};
 };
 
 inline constexpr std::uint64_t kArenaMagic = 0x414E455241445442;    // "BTDARENA"
@@ -93,22 +98,58 @@ struct CopyIntent {
 };
 static_assert(sizeof(CopyIntent) == 24);
 
+// What the users of a heap share, in arena 0. Set anew by whoever opens the heap alone.
+struct HeapShared {
+  transient<std::uint32_t> door;        // SharedLock: a user comes, goes or dies; the heap grows
+  transient<std::uint32_t> names;       // SharedLock: the roots and types of libbtd
+  transient<std::uint32_t> copy;        // SharedLock: the copy intent
+  transient<std::uint32_t> recovering;  // user + 1, while what is from before waits for marking
+  transient<std::uint32_t> leaks;  // a user died: what its threads had cached is lost until marking
+  transient<std::uint32_t> users_epoch;  // counts users that came
+  std::array<std::uint8_t, 40> pad0;
+  transient<std::uint64_t> next_seq;  // of the journal; a line of its own
+  std::array<std::uint8_t, 56> pad1;
+  transient<std::uint64_t> home_seq;        // the watermark as a plain number
+  transient<std::uint64_t> reserved_bytes;  // that all arenas take on the file system
+  std::array<std::uint8_t, 48> pad2;
+  std::array<std::uint8_t, 64> pad3;
+};
+static_assert(sizeof(HeapShared) == 256);
+
+// Of one arena: how users that do not own it reach the one that does.
+inline constexpr unsigned kPendingWords = 64;
+inline constexpr unsigned kClaims = 256;
+struct ArenaShared {
+  // A bit for each group of neighbouring segments in which others freed: the owner looks at their
+  // headers. The summary has a bit for each word.
+  transient<std::uint64_t> summary;
+  transient<std::uint64_t> groups[kPendingWords];
+  // Blocks of contract T and P that the owner claimed in order to free them, anywhere; 0: no claim.
+  transient<std::uint64_t> claims[kClaims];
+};
+static_assert(sizeof(ArenaShared) == 8 + 512 + 2048);
+
 struct ArenaHeader {
   ArenaIdentity identity;
   std::array<std::uint8_t, 40> pad0;
   persistent<std::uint64_t> state;  // checked word of HeapState; a line of its own, arena 0 only
   std::array<std::uint8_t, 56> pad1;
   persistent<std::uint64_t> arena_count;  // checked word: arenas whose header is durable; arena 0
-  std::array<std::uint8_t, 312> pad2;
+  std::array<std::uint8_t, 56> pad2;
+  HeapShared heap;                              // arena 0 only
   persistent<std::uint64_t> roots[kRootSlots];  // changed through the journal; arena 0 only
   CopyIntent copy;                              // changed through the journal; arena 0 only
-  std::array<std::uint8_t, 3048> pad3;
+  std::array<std::uint8_t, 40> pad3;
+  ArenaShared shared;
+  std::array<std::uint8_t, 440> pad4;
 };
 static_assert(sizeof(ArenaHeader) == kPageBytes);
 static_assert(offsetof(ArenaHeader, state) == 128);
 static_assert(offsetof(ArenaHeader, arena_count) == 192);
+static_assert(offsetof(ArenaHeader, heap) == 256);
 static_assert(offsetof(ArenaHeader, roots) == 512);
 static_assert(offsetof(ArenaHeader, copy) == 1024);
+static_assert(offsetof(ArenaHeader, shared) == 1088);
 
 // The state word's 56 bits: "dirty" is this word, never a lock, so a power cut leaves nothing held.
 struct HeapState {
@@ -127,6 +168,17 @@ struct HeapState {
   }
 };
 
+// What the users of a lane share; a line of its own.
+struct LaneShared {
+  transient<std::uint32_t> lock;  // SharedLock, held from before `in_flight` is set until it is 0
+  std::array<std::uint8_t, 4> pad0;
+  transient<std::uint64_t> in_flight;  // number of the record being written or applied; 0: none
+  transient<std::uint64_t> tail;       // bytes of records, all of which are applied
+  std::array<std::uint8_t, 40> pad1;
+};
+static_assert(sizeof(LaneShared) == kLineBytes);
+inline constexpr std::uint32_t kMaxLanes = 62;
+
 struct JournalHeader {
   persistent<std::uint64_t> magic;
   persistent<std::uint32_t> version;
@@ -136,7 +188,8 @@ struct JournalHeader {
   persistent<std::uint32_t> crc;  // of all before it
   std::array<std::uint8_t, 32> pad0;
   persistent<std::uint64_t> watermark;  // checked word: all records up to it are home
-  std::array<std::uint8_t, 4024> pad1;
+  std::array<std::uint8_t, 56> pad1;
+  LaneShared shared[kMaxLanes];
 };
 static_assert(sizeof(JournalHeader) == kPageBytes);
 static_assert(offsetof(JournalHeader, crc) == 28);
@@ -204,21 +257,23 @@ struct SegmentWord {
 // A bitmap of at most so many bits lies in the header; a longer one at the segment's head.
 inline constexpr unsigned kInlineBitmapBits = 128;
 
-// The bits of 64 slots of a recoverable segment. They are right while the machine runs, whoever
-// dies; after a power cut only if the heap was closed.
+// The bits of 64 slots. Of a transactional segment `live` is always true. Of a recoverable one it
+// is right after a clean close; while the heap is open, and after a process died, it also has slots
+// that a thread keeps in its cache; after the machine stopped it means nothing.
 struct SlotBits {
-  persistent<std::uint64_t> live;   // allocated
-  transient<std::uint64_t> remote;  // freed by another than the segment's owner, not yet taken back
+  persistent<std::uint64_t> live;  // allocated
+  // Transactional: claimed by who frees it, until it may be allocated again. Recoverable: freed by
+  // another than the segment's owner, not yet taken back.
+  transient<std::uint64_t> freed;
 };
 static_assert(sizeof(SlotBits) == 16);
 
 struct SegmentHeader {
   persistent<std::uint64_t> word;       // checked word of SegmentWord, or 0
-  transient<std::uint32_t> owner;       // lease of the process that uses a recoverable segment
-  transient<std::uint32_t> generation;  // the heap's, when the segment was last taken
+  transient<std::uint32_t> pending;     // others freed in it: the owner is to look
+  transient<std::uint32_t> generation;  // the heap's, when the segment was last taken or swept
   persistent<std::uint64_t> reserved[2];
-  // Allocated slots. Transactional: two words, always true. Recoverable: SlotBits.
-  persistent<std::uint64_t> bitmap[2 * kInlineBitmapBits / 64];
+  SlotBits bitmap[kInlineBitmapBits / 64];
 };
 static_assert(sizeof(SegmentHeader) == kLineBytes);
 static_assert(offsetof(SegmentHeader, bitmap) == 32);

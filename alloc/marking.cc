@@ -103,7 +103,7 @@ class Marking::Worker {
       if (n >= m_.scanned_.size()) break;
       const Segment& segment = *m_.scanned_[n];
       for (std::uint32_t w = 0; w < segment.words; ++w) {
-        for (std::uint64_t bits = segment.live_word(w); bits != 0; bits &= bits - 1) {
+        for (std::uint64_t bits = segment.allocated_word(w); bits != 0; bits &= bits - 1) {
           push(segment.slot_offset(w * 64 + static_cast<unsigned>(std::countr_zero(bits))),
                segment.slot_bytes, kTypeUntyped);
           if (stack_.size() < kShareFrom) continue;

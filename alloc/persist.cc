@@ -1,7 +1,6 @@
 #include "alloc/persist.h"
 
 #include <libpmem.h>
-#include <sched.h>
 #include <sys/mman.h>
 
 #include <cerrno>
@@ -11,18 +10,6 @@
 namespace btd {
 
 Persist::Persist(Domain domain, PersistBackend* backend) : domain_(domain), backend_(backend) {}
-
-Persist::Shard& Persist::shard() {
-  return shards_[static_cast<unsigned>(sched_getcpu()) % kShards];
-}
-
-void Persist::count(const void* from, std::size_t len) {
-  const auto begin = reinterpret_cast<std::uintptr_t>(from);
-  const std::uint64_t lines = (begin + len - 1) / kLineBytes - begin / kLineBytes + 1;
-  Shard& mine = shard();
-  mine.lines.fetch_add(lines, std::memory_order_relaxed);
-  mine.bytes.fetch_add(len, std::memory_order_relaxed);
-}
 
 void Persist::sync_pages(const void* from, std::size_t len) {
   const auto begin = reinterpret_cast<std::uintptr_t>(from) & ~(kPageBytes - 1);
@@ -51,15 +38,10 @@ void Persist::flush(const void* from, std::size_t len) {
   }
 }
 
-bool Persist::drain() {
+bool Persist::drain_slowly() {
   if (domain_ == Domain::kProcess) {
     // What a process stored is there when it dies; only the compiler may not reorder it.
     std::atomic_signal_fence(std::memory_order_seq_cst);
-    return true;
-  }
-  shard().fences.fetch_add(1, std::memory_order_relaxed);
-  if (domain_ == Domain::kCacheLine) {
-    pmem_drain();
     return true;
   }
   if (domain_ == Domain::kEmulated) backend_->fence();

@@ -3,8 +3,11 @@
 // The way is chosen once per mapping (alloc/nvram.h decides): cache lines are flushed and fenced,
 // or pages are synced, or an emulator is told. Nothing else in bartender issues a flush or a fence.
 // A range is durable when flush(range) was followed by drain() on the same thread.
-// Thread-safety: all calls, from any thread. Counters are exact and cheap (a padded shard per CPU).
+// Thread-safety: all calls, from any thread. Counters are exact and cheap: a padded shard for each
+// thread.
 #pragma once
+
+#include <emmintrin.h>
 
 #include <array>
 #include <atomic>
@@ -13,6 +16,7 @@
 
 #include "alloc/layout.h"
 #include "alloc/result.h"
+#include "alloc/thread_index.h"
 
 namespace btd {
 
@@ -41,6 +45,9 @@ class Persist {
 
   // `backend` is needed for kEmulated only and must outlive this object.
   explicit Persist(Domain domain, PersistBackend* backend = nullptr);
+  // Up to so much libpmem's choice of a way to copy costs more than the copy.
+  static constexpr std::size_t kShortCopy = 512;
+
   Persist(const Persist&) = delete;
   Persist& operator=(const Persist&) = delete;
 
@@ -48,13 +55,29 @@ class Persist {
   void flush(const void* from, std::size_t len);
   // Waits for all that this thread flushed. False when the medium refused any flush since the
   // mapping was made; then nothing written since may be trusted to be durable, for good.
-  [[nodiscard]] bool drain();
+  [[nodiscard]] bool drain() {
+    const unsigned index = ThreadIndex::get();
+    if (domain_ != Domain::kProcess) add(shards_[index].fences, 1, index != ThreadIndex::kMax);
+    if (domain_ != Domain::kCacheLine) [[unlikely]]
+      return drain_slowly();
+    __builtin_ia32_sfence();
+    return true;
+  }
   [[nodiscard]] bool persist(const void* from, std::size_t len) {
     flush(from, len);
     return drain();
   }
   // Copies past the cache where that pays; durable after drain().
   void copy_nodrain(void* to, const void* from, std::size_t len);
+  // The same for whole lines: `to` is aligned to one, `len` a multiple, `from` aligned to 16.
+  void copy_lines_nodrain(void* to, const void* from, std::size_t len) {
+    if (domain_ != Domain::kCacheLine || len > kShortCopy) return copy_nodrain(to, from, len);
+    count(to, len);
+    auto* target = static_cast<__m128i*>(to);
+    const auto* source = static_cast<const __m128i*>(from);
+    for (std::size_t i = 0; i < len / sizeof(__m128i); ++i)
+      _mm_stream_si128(target + i, _mm_load_si128(source + i));
+  }
 
   // Stores a word of at most 8 bytes in one piece and starts to flush it.
   template <class T>
@@ -66,6 +89,7 @@ class Persist {
 
   [[nodiscard]] Domain domain() const { return domain_; }
   [[nodiscard]] Counters counters() const;
+  [[nodiscard]] bool healthy() const { return error_.load(std::memory_order_relaxed) == 0; }
   // EIO with the cause when drain() returned false.
   [[nodiscard]] Status health() const;
 
@@ -75,16 +99,29 @@ class Persist {
     std::atomic<std::uint64_t> fences{0};
     std::atomic<std::uint64_t> bytes{0};
   };
-  static constexpr std::size_t kShards = 16;
 
-  [[nodiscard]] Shard& shard();
-  void count(const void* from, std::size_t len);
+  static void add(std::atomic<std::uint64_t>& counter, std::uint64_t n, bool mine) {
+    if (mine) [[likely]] {
+      counter.store(counter.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
+    } else {
+      counter.fetch_add(n, std::memory_order_relaxed);
+    }
+  }
+  void count(const void* from, std::size_t len) {
+    const auto begin = reinterpret_cast<std::uintptr_t>(from);
+    const unsigned index = ThreadIndex::get();
+    Shard& shard = shards_[index];
+    add(shard.lines, (begin + len - 1) / kLineBytes - begin / kLineBytes + 1,
+        index != ThreadIndex::kMax);
+    add(shard.bytes, len, index != ThreadIndex::kMax);
+  }
+  bool drain_slowly();
   void sync_pages(const void* from, std::size_t len);
 
   const Domain domain_;
   PersistBackend* const backend_;
   std::atomic<int> error_{0};  // errno of the first failed msync; never cleared
-  std::array<Shard, kShards> shards_;
+  std::array<Shard, ThreadIndex::kMax + 1> shards_;
 };
 
 }  // namespace btd

@@ -32,7 +32,14 @@ ThreadCaches::~ThreadCaches() {
 
 }  // namespace
 
-thread_local constinit Recoverable::Last Recoverable::t_last{nullptr, nullptr};
+// No cache, and no segment's `fast` either: the address of what is none.
+static constinit char g_no_cache = 0;
+thread_local constinit Recoverable::Last Recoverable::t_last{
+    nullptr, reinterpret_cast<Recoverable::Cache*>(&g_no_cache)};
+
+Recoverable::Last Recoverable::no_last() {
+  return {nullptr, reinterpret_cast<Cache*>(&g_no_cache)};
+}
 
 Recoverable::Cache& Recoverable::my_cache() {
   if (t_last.heap == this) [[likely]]
@@ -61,7 +68,7 @@ Recoverable::Lease::~Lease() {
 }
 
 Recoverable::Cache& Recoverable::make_cache() {
-  return *caches_.emplace_back(std::make_unique<Cache>());
+  return *caches_.emplace_back(std::make_unique<Cache>(*this));
 }
 
 Recoverable::Cache& Recoverable::take_cache() {
@@ -74,7 +81,7 @@ Recoverable::Cache& Recoverable::take_cache() {
 
 void Recoverable::rest(Cache& cache) {
   const std::lock_guard lock(resting_mutex_);
-  if (t_last.cache == &cache) t_last = {nullptr, nullptr};
+  if (t_last.cache == &cache) t_last = no_last();
   if (attached_) resting_.push_back(&cache);
 }
 
@@ -83,7 +90,7 @@ void Recoverable::forget_thread() {
   static auto* const kept = new std::vector<ThreadCaches::Entry>;
   kept->insert(kept->end(), t_caches.entries.begin(), t_caches.entries.end());
   t_caches.entries.clear();
-  t_last = {nullptr, nullptr};
+  t_last = no_last();
 }
 
 void Recoverable::detach() {
@@ -93,7 +100,7 @@ void Recoverable::detach() {
 
 template <class Visit>
 void Recoverable::for_bins(Cache& cache, Visit&& visit) {
-  for (Bin& bin : cache.bins) visit(bin);
+  for (std::size_t i = 0; i < kClasses; ++i) visit(cache.bins[i]);
   for (const auto& bins : cache.typed) {
     if (bins == nullptr) continue;
     for (Bin& bin : *bins) visit(bin);
@@ -113,8 +120,7 @@ Result<Offset> Recoverable::allocate(std::size_t bytes, std::uint8_t type) {
   Cache& cache = *lease;
   const std::uint8_t size_class = size_class_of(bytes);
   Bin& bin = bin_for(cache, size_class, type);
-  if (bin.mask != 0) [[likely]]
-    return take_claimed(bin);
+  if (const Offset block = bin.take(); block != 0) return block;
   return refill(cache, bin, size_class, type);
 }
 
@@ -126,10 +132,10 @@ Result<Offset> Recoverable::refill(Cache& cache, Bin& bin, std::uint8_t size_cla
                    .span = kSizeClasses[size_class].span,
                    .type = type};
   for (;;) {
-    if (claim_word(cache, bin)) return take_claimed(bin);
+    if (claim_word(cache, bin)) return bin.take_claimed();
     if (cache.pending.load(std::memory_order_relaxed) != nullptr) {
       drain_pending(cache);
-      if (claim_word(cache, bin)) return take_claimed(bin);
+      if (claim_word(cache, bin)) return bin.take_claimed();
     }
     if (take_from_resting(cache, bin, size_class, type)) continue;
     std::uint32_t got = 0;
@@ -145,39 +151,46 @@ Result<Offset> Recoverable::refill(Cache& cache, Bin& bin, std::uint8_t size_cla
 
 // Claims the free slots of one word for `bin`, which has none left.
 bool Recoverable::claim_word(Cache& cache, Bin& bin) {
-  for (;;) {
-    Segment* const segment = bin.current;
-    if (segment == nullptr || segment->free_slots == 0) {
-      bin.current = nullptr;
-      bin.live = nullptr;
-      if (bin.partial.empty()) return false;
-      Segment& next = *bin.partial.back();
-      unlist(cache, bin, next);
-      bin.current = &next;
-      continue;
+  while (bin.current == nullptr || bin.current->free_slots == 0) {
+    bin.current = nullptr;
+    if (bin.partial.empty()) return false;
+    Segment& next = *bin.partial.back();
+    unlist(cache, bin, next);
+    if (next.uncounted) {
+      count(next);
+      open_fast_path(next, &cache);
     }
-    for (;;) {
-      const std::uint64_t free =
-          ~segment->load_live(segment->hint) & segment->existing(segment->hint);
-      if (free != 0) {
-        bin.mask = free;
-        break;
-      }
-      segment->hint = segment->hint + 1 == segment->words ? 0 : segment->hint + 1;
-    }
-    bin.live = segment->live_at(segment->hint);
-    bin.slot_bytes = segment->slot_bytes;
-    bin.word_start = segment->slot_offset(segment->hint * 64);
-    segment->free_slots -= static_cast<std::uint32_t>(std::popcount(bin.mask));
-    return true;
+    bin.current = &next;
   }
+  Segment& segment = *bin.current;
+  for (;;) {
+    bin.mask = ~segment.load_live(segment.hint) & segment.existing(segment.hint);
+    if (bin.mask != 0) break;
+    segment.hint = segment.hint + 1 == segment.words ? 0 : segment.hint + 1;
+  }
+  segment.store_live(segment.hint, segment.existing(segment.hint));
+  segment.free_slots -= static_cast<std::uint32_t>(std::popcount(bin.mask));
+  bin.states = segment.state + std::size_t{segment.hint} * 64;
+  bin.slot_bytes = segment.slot_bytes;
+  bin.word_start = segment.slot_offset(segment.hint * 64);
+  return true;
 }
 
+// What is claimed and was not handed out goes back to its segment.
 void Recoverable::unclaim(Bin& bin) {
-  if (bin.current != nullptr)
-    bin.current->free_slots += static_cast<std::uint32_t>(std::popcount(bin.mask));
-  bin.mask = 0;
-  bin.live = nullptr;
+  if (bin.current == nullptr) return;
+  Segment& segment = *bin.current;
+  segment.store_live(segment.hint, segment.load_live(segment.hint) & ~bin.mask);
+  segment.free_slots += static_cast<std::uint32_t>(std::popcount(std::exchange(bin.mask, 0)));
+}
+
+// The slots that were freed here go back to their segments.
+void Recoverable::return_freed(Cache& cache, Bin& bin) {
+  while (bin.freed_count != 0) {
+    const Offset block = bin.freed[--bin.freed_count].block;
+    Segment& segment = *table_.segment_of(block);
+    return_slot(cache, bin, segment, segment.slot_of(block));
+  }
 }
 
 void Recoverable::list(Cache& cache, Bin& bin, Segment& segment) {
@@ -207,15 +220,29 @@ void Recoverable::note_free(Cache& cache, Bin& bin, Segment& segment) {
   if (cache.empty > kMaxEmpty) static_cast<void>(shed(cache, kMaxEmpty / 2));
 }
 
+// Makes the states of a segment whose bits are right, and takes in what others freed in it.
 void Recoverable::count(Segment& segment) {
   segment.free_slots = 0;
+  segment.states = std::make_unique<std::uint8_t[]>(segment.slots);
   for (std::uint32_t i = 0; i < segment.words; ++i) {
-    const std::uint64_t live = segment.load_live(i) & segment.existing(i);
+    const std::uint64_t freed = __atomic_exchange_n(segment.freed_at(i), 0, __ATOMIC_SEQ_CST);
+    // Bits of slots that do not exist are damage: kept for who checks.
+    const std::uint64_t live = segment.load_live(i) & ~freed;
     segment.store_live(i, live);
     segment.free_slots += static_cast<std::uint32_t>(std::popcount(~live & segment.existing(i)));
+    for (std::uint64_t bits = live & segment.existing(i); bits != 0; bits &= bits - 1) {
+      segment.states[i * 64 + static_cast<unsigned>(std::countr_zero(bits))] = Segment::kAllocated;
+    }
   }
+  segment.state = segment.states.get();
   segment.uncounted = false;
-  segment.slow.store(segment.large() || segment.logged_seq.load() != 0);
+}
+
+// `cache` owns the segment from now on.
+void Recoverable::give_to(Segment& segment, const Cache* cache) {
+  segment.fast.store(nullptr, std::memory_order_release);
+  segment.owner.store(cache, std::memory_order_release);
+  open_fast_path(segment, cache);
 }
 
 Status Recoverable::release(Offset block) {
@@ -229,36 +256,24 @@ Status Recoverable::release(Offset block) {
     return fail(EINVAL, "The block at " + std::to_string(block) +
                             " is transactional; free it in a transaction or with free_from().");
   }
-  const Lease lease(*this);
-  Cache& cache = *lease;
-  if (segment.owner.load(std::memory_order_acquire) == &cache && release_own(cache, segment, block))
-    return {};
   if (segment.dirty) {
     return fail(EBUSY, "The block at " + std::to_string(block) +
                            " is from before an unclean stop; free it when recovery is done.");
   }
-  const std::uint64_t bit = Segment::mask_of(slot.index);
-  if (!segment.is_live(slot.index) || (segment.load_remote(slot.index / 64) & bit) != 0 ||
-      (__atomic_fetch_or(segment.remote_at(slot.index / 64), bit, __ATOMIC_SEQ_CST) & bit) != 0) {
+  if (!segment.claim(slot.index)) {
     return fail(EINVAL, "The block at " + std::to_string(block) +
                             " is not allocated; it was released twice, or never allocated.");
   }
-  return release_slowly(segment, slot.index);
+  return give_back(segment, slot.index);
 }
 
-// The slot's remote bit is set: it is this thread's to give back.
-Status Recoverable::release_slowly(Segment& segment, std::uint32_t index) {
+// A claimed slot: it is this thread's to give back.
+Status Recoverable::give_back(Segment& segment, std::uint32_t index) {
   const Slot slot{.segment = &segment, .index = index};
   // A record that may yet be replayed would write into what the slot's next owner stores.
   const std::uint64_t logged = segment.logged_seq.load();
-  if (logged > heap_.journal_->watermark()) [[unlikely]] {
-    heap_.wait_for_watermark({&slot, 1}, logged, slot.bytes());
-    return {};
-  }
-  if (logged != 0 && !segment.large() && !segment.uncounted) {
-    segment.slow.store(false);
-    if (segment.logged_seq.load() > heap_.journal_->watermark()) segment.slow.store(true);
-  }
+  if (logged > heap_.journal_->watermark()) [[unlikely]]
+    return heap_.park(slot, logged);
   return take_back(slot);
 }
 
@@ -318,24 +333,40 @@ void Recoverable::drain_pending(Cache& cache) {
 }
 
 void Recoverable::collect_remote(Cache& cache, Segment& segment) {
-  if (segment.uncounted) count(segment);
   Bin& bin = bin_for(cache, segment.word.size_class, segment.word.type);
-  for (std::uint32_t i = 0; i < segment.words; ++i) {
-    if (segment.load_remote(i) == 0) continue;
-    const std::uint64_t live = segment.load_live(i);
-    const std::uint64_t freed =
-        __atomic_exchange_n(segment.remote_at(i), 0, __ATOMIC_SEQ_CST) & live;
-    segment.store_live(i, live & ~freed);
-    if (bin.live == segment.live_at(i)) {
-      bin.mask |= freed;
-      continue;
+  if (segment.list_index != Segment::kNotListed) unlist(cache, bin, segment);
+  if (segment.uncounted) {
+    count(segment);
+  } else {
+    for (std::uint32_t i = 0; i < segment.words; ++i) {
+      if (segment.load_freed(i) != 0) collect_word(bin, segment, i);
     }
-    if (segment.list_index != Segment::kNotListed) unlist(cache, bin, segment);
-    segment.free_slots += static_cast<std::uint32_t>(std::popcount(freed));
   }
-  if (segment.free_slots > 0 && &segment != bin.current &&
-      segment.list_index == Segment::kNotListed)
-    list(cache, bin, segment);
+  // Nothing that may be replayed writes into it any more, unless somebody just logged again.
+  std::uint64_t logged = segment.logged_seq.load();
+  if (logged <= heap_.journal_->watermark()) segment.logged_seq.compare_exchange_strong(logged, 0);
+  open_fast_path(segment, &cache);
+  if (segment.free_slots > 0 && &segment != bin.current) list(cache, bin, segment);
+  if (cache.empty > kMaxEmpty) static_cast<void>(shed(cache, kMaxEmpty / 2));
+}
+
+void Recoverable::collect_word(Bin& bin, Segment& segment, std::uint32_t i) {
+  std::uint64_t freed = __atomic_exchange_n(segment.freed_at(i), 0, __ATOMIC_SEQ_CST);
+  for (std::uint64_t bits = freed; bits != 0; bits &= bits - 1) {
+    const auto bit = static_cast<unsigned>(std::countr_zero(bits));
+    const std::uint32_t slot = i * 64 + bit;
+    // Of two threads that freed a slot at once, one was the owner: then it is free already.
+    if (slot >= segment.slots || segment.load_state(slot) == Segment::kFree)
+      freed &= ~(std::uint64_t{1} << bit);
+    else
+      segment.store_state(slot, Segment::kFree);
+  }
+  if (bin.current == &segment && segment.hint == i) {
+    bin.mask |= freed;
+    return;
+  }
+  segment.store_live(i, segment.load_live(i) & ~freed);
+  segment.free_slots += static_cast<std::uint32_t>(std::popcount(freed));
 }
 
 // Takes one segment with free slots from a cache of an ended thread.
@@ -346,6 +377,7 @@ bool Recoverable::take_from_resting(Cache& cache, Bin& bin, std::uint8_t size_cl
     Cache& other = *resting_[n];
     if (other.pending.load(std::memory_order_relaxed) != nullptr) drain_pending(other);
     Bin& from = bin_for(other, size_class, type);
+    return_freed(other, from);
     if (from.current != nullptr) {
       unclaim(from);
       Segment& segment = *std::exchange(from.current, nullptr);
@@ -354,8 +386,8 @@ bool Recoverable::take_from_resting(Cache& cache, Bin& bin, std::uint8_t size_cl
     for (std::size_t full = 0; !from.partial.empty() && full < kMaxFull; ++full) {
       Segment& segment = *from.partial.back();
       unlist(other, from, segment);
-      segment.owner.store(&cache, std::memory_order_release);
       if (segment.uncounted) count(segment);
+      give_to(segment, &cache);
       if (segment.free_slots == 0) continue;  // its first free lists it
       list(cache, bin, segment);
       return true;
@@ -375,7 +407,7 @@ Status Recoverable::grow(Cache& cache, Bin& bin, SegmentWord word, std::uint32_t
   if (made.empty()) return {};
   used_.store(true, std::memory_order_relaxed);
   BTD_TRY(table_.create(made));
-  for (Segment* segment : made) segment->owner.store(&cache, std::memory_order_release);
+  for (Segment* segment : made) give_to(*segment, &cache);
   // The lowest addresses are used first.
   for (std::size_t i = made.size(); i-- > 0;) list(cache, bin, *made[i]);
   bin.growth = std::min(bin.growth * 2, kMaxGrowth);
@@ -386,6 +418,7 @@ Status Recoverable::grow(Cache& cache, Bin& bin, SegmentWord word, std::uint32_t
 Status Recoverable::shed(Cache& cache, std::uint32_t keep) {
   std::vector<Segment*> empty;
   for_bins(cache, [&](Bin& bin) {
+    if (keep == 0) return_freed(cache, bin);
     for (std::size_t i = bin.partial.size(); i-- > 0 && cache.empty > keep;) {
       Segment& segment = *bin.partial[i];
       if (segment.free_slots != segment.slots) continue;
@@ -421,6 +454,7 @@ Result<Offset> Recoverable::allocate_large(std::size_t bytes, std::uint8_t type)
       Segment* const made[] = {segment};
       BTD_TRY(table_.create(made));
       segment->free_slots = 0;
+      segment->store_state(0, Segment::kAllocated);
       segment->store_live(0, 1);
       return segment->data;
     }
@@ -437,12 +471,12 @@ void Recoverable::adopt(Segment& segment) {
     return;
   }
   if (segment.large()) {
-    segment.uncounted = false;
+    count(segment);
     return;
   }
   if (resting_.empty()) resting_.push_back(&make_cache());
   Cache& cache = *resting_.front();
-  segment.owner.store(&cache, std::memory_order_release);
+  give_to(segment, &cache);
   list(cache, bin_for(cache, segment.word.size_class, segment.word.type), segment);
 }
 
@@ -459,10 +493,14 @@ void Recoverable::soil() {
   dirty_segments_.clear();
   table_.for_each([this](Segment& segment) {
     if (!segment.recoverable()) return;
-    segment.owner.store(nullptr);
+    for (std::uint32_t i = 0; i < segment.words; ++i)
+      segment.store_live(i, segment.allocated_word(i));
+    give_to(segment, nullptr);
+    segment.state = nullptr;
+    segment.states.reset();
+    segment.uncounted = true;
     segment.list_index = Segment::kNotListed;
     segment.dirty = true;
-    segment.slow.store(true);
     dirty_segments_.push_back(&segment);
   });
   dirty_.store(true);
@@ -475,7 +513,7 @@ void Recoverable::begin_marking() {
       const std::uint64_t live = segment->allocated_word(i) & segment->existing(i);
       dirty_bytes_ += static_cast<unsigned>(std::popcount(live)) * segment->slot_bytes;
       segment->store_live(i, 0);
-      __atomic_store_n(segment->remote_at(i), 0, __ATOMIC_RELAXED);
+      __atomic_store_n(segment->freed_at(i), 0, __ATOMIC_RELAXED);
     }
   }
 }
@@ -495,7 +533,7 @@ Result<std::uint64_t> Recoverable::sweep() {
         continue;
       }
       if (segment->large()) continue;
-      segment->owner.store(&cache, std::memory_order_release);
+      give_to(*segment, &cache);
       if (segment->free_slots > 0)
         list(cache, bin_for(cache, segment->word.size_class, segment->word.type), *segment);
     }
@@ -526,8 +564,8 @@ Status Recoverable::write_bitmaps() {
     if (!segment.recoverable()) return;
     for (std::uint32_t i = 0; i < segment.words; ++i) {
       // Memory that nobody recovered is kept as it is: all of it counts as live.
-      const std::uint64_t freed = __atomic_exchange_n(segment.remote_at(i), 0, __ATOMIC_RELAXED);
-      segment.store_live(i, segment.dirty ? segment.existing(i) : segment.load_live(i) & ~freed);
+      segment.store_live(i, segment.dirty ? segment.existing(i) : segment.allocated_word(i));
+      __atomic_store_n(segment.freed_at(i), 0, __ATOMIC_RELAXED);
     }
     heap_.persist_.flush(segment.bits, segment.words * sizeof(SlotBits));
   });

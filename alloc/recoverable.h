@@ -1,13 +1,15 @@
 // Recoverable: contract R of a heap: thread caches over recoverable segments.
 //
-// A segment belongs to one thread's cache, which alone writes its live bits; others set its remote
-// bits and hand it to that cache's pending list, whose owner takes it up when it runs dry. Only the
-// header's word is ever persisted, several headers to a fence, before first use. When a thread ends
-// its cache rests with all its segments until a new thread takes it over, or others, run dry, take
-// segments from it. No lock and no atomic read-modify-write on the fast path.
-// LOCK ORDER: resting_mutex_, then the segment table.
-// Method: segments owned by threads with remote frees kept apart (Leijen et al., mimalloc, APLAS
-// 2019); nothing persisted but headers (Cai et al., Ralloc, ISMM 2020).
+// A segment belongs to one thread's cache. What is allocated stands in its states, a byte a slot,
+// in DRAM; its live bits on the medium are set a word at a time, as a cache claims slots, and
+// cleared as slots go back. Others set its freed bits and hand it to that cache's pending list,
+// whose owner takes it up when it runs dry. Only the header's word is ever persisted, several
+// headers to a fence, before first use. When a thread ends its cache rests with all its segments
+// until a new thread takes it over, or others, run dry, take segments from it. No lock, no atomic
+// read-modify-write and no load of what was just stored on the fast path. LOCK ORDER:
+// resting_mutex_, then the segment table. Method: segments owned by threads with remote frees kept
+// apart (Leijen et al., mimalloc, APLAS 2019); nothing persisted but headers (Cai et al., Ralloc,
+// ISMM 2020).
 #pragma once
 
 #include <array>
@@ -27,20 +29,51 @@ namespace btd {
 
 class Recoverable : public std::enable_shared_from_this<Recoverable> {
  public:
-  // What one thread keeps of one class and type. `mask`: slots of one word, claimed from its
-  // segment and free to hand out.
+  // A slot that was freed here: where it is, and where its state is.
+  struct Freed {
+    Offset block = 0;
+    std::uint8_t* state = nullptr;
+  };
+  // What one thread keeps of one class and type. First `freed` serves, last in first out, as its
+  // blocks are in the processor's cache; then `mask`: slots of one word, claimed from its segment.
+  // The live bits of both are set.
   struct Bin {
+    static constexpr std::uint32_t kMaxFreed = 64;
+    std::uint32_t freed_count = 0;
+    std::uint32_t growth = 1;  // headers that the next growth persists together
     std::uint64_t mask = 0;
-    Offset word_start = 0;          // slot 0 of that word
-    std::uint64_t* live = nullptr;  // of that word
+    Offset word_start = 0;           // slot 0 of the claimed word
+    std::uint8_t* states = nullptr;  // of slot 0 of the claimed word
     std::uint64_t slot_bytes = 0;
-    Segment* current = nullptr;     // the segment of that word
-    std::uint32_t growth = 1;       // headers that the next growth persists together
+    Segment* current = nullptr;     // the segment of that word, its `hint` says which
     std::vector<Segment*> partial;  // with free slots, without `current`
+    std::array<Freed, kMaxFreed> freed;
+
+    // 0 where there is none.
+    [[nodiscard]] Offset take() {
+      if (freed_count != 0) [[likely]] {
+        const Freed& last = freed[--freed_count];
+        __atomic_store_n(last.state, Segment::kAllocated, __ATOMIC_RELAXED);
+        return last.block;
+      }
+      return mask != 0 ? take_claimed() : 0;
+    }
+    [[nodiscard]] Offset take_claimed() {
+      const auto bit = static_cast<unsigned>(std::countr_zero(mask));
+      mask &= mask - 1;
+      __atomic_store_n(states + bit, Segment::kAllocated, __ATOMIC_RELAXED);
+      return word_start + bit * slot_bytes;
+    }
   };
   using Bins = std::array<Bin, kClasses>;
+  // One more, which takes nothing: of what has no bin in the table.
+  using CacheBins = std::array<Bin, kClasses + 1>;
   struct alignas(2 * kLineBytes) Cache {
-    Bins bins;                                       // of untyped objects
+    explicit Cache(Recoverable& owner) : engine(&owner) {
+      bins[SegmentMap::kNoBin].freed_count = Bin::kMaxFreed;
+    }
+    Recoverable* const engine;
+    CacheBins bins;                                  // of untyped objects
     std::array<std::unique_ptr<Bins>, 256> typed{};  // by type, from 1
     std::uint32_t empty = 0;                         // listed segments with all slots free
     alignas(2 * kLineBytes) std::atomic<Segment*> pending{nullptr};
@@ -53,21 +86,38 @@ class Recoverable : public std::enable_shared_from_this<Recoverable> {
   Recoverable& operator=(const Recoverable&) = delete;
 
   // The fast path of allocate(): 0 where that is not enough.
-  [[nodiscard]] Offset try_allocate(std::size_t bytes) {
-    if (bytes > kMaxSmallBytes || t_last.heap != this) [[unlikely]]
+  [[nodiscard]] [[gnu::always_inline]] Offset try_allocate(std::size_t bytes) {
+    if (bytes > kTabledBytes || t_last.heap != this) [[unlikely]]
       return 0;
-    Bin& bin = t_last.cache->bins[size_class_of(bytes)];
-    return bin.mask != 0 ? take_claimed(bin) : 0;
+    return t_last.cache->bins[size_class_of(bytes)].take();
   }
-  // The fast path of release(): false, and nothing done, where that is not enough.
-  [[nodiscard]] bool try_release(Offset block) {
-    Segment* const segment = table_.segment_of(block);
-    if (segment == nullptr || t_last.heap != this ||
-        segment->owner.load(std::memory_order_relaxed) != t_last.cache) [[unlikely]]
+  // The fast path of release(): false, and nothing done, where that is not enough. `cell` is the
+  // block's in the table of its heap, which may be any.
+  [[nodiscard]] [[gnu::always_inline]] static bool try_release(std::uint64_t cell, Offset block) {
+    Segment* const segment = SegmentMap::segment_in(cell);
+    Cache* const cache = t_last.cache;
+    // A cache is of one heap.
+    if (segment == nullptr || segment->fast.load(std::memory_order_relaxed) != cache) [[unlikely]]
       return false;
-    return release_own(*t_last.cache, *segment, block);
+    const Offset into = block - segment->data;
+    const auto slot = static_cast<std::uint32_t>((into * segment->inverse) >> kInverseShift);
+    if (slot >= segment->slots || slot * segment->slot_bytes != into) [[unlikely]]
+      return false;
+    Bin& bin = cache->bins[SegmentMap::bin_in(cell)];
+    const std::uint32_t count = bin.freed_count;
+    std::uint8_t* const state = segment->state + slot;
+    if (__atomic_load_n(state, __ATOMIC_RELAXED) != Segment::kAllocated) [[unlikely]]
+      return false;
+    __atomic_store_n(state, Segment::kFree, __ATOMIC_RELAXED);
+    if (count >= Bin::kMaxFreed) [[unlikely]] {
+      cache->engine->spill(*cache, *segment, slot);
+      return true;
+    }
+    bin.freed[count] = {.block = block, .state = state};
+    bin.freed_count = count + 1;
+    return true;
   }
-
+  [[nodiscard]] bool try_release(Offset block) { return try_release(table_.cell_of(block), block); }
   Result<Offset> allocate(std::size_t bytes, std::uint8_t type);
   Status release(Offset block);
 
@@ -102,47 +152,42 @@ class Recoverable : public std::enable_shared_from_this<Recoverable> {
   static void forget_thread();
 
  private:
-  // The heap used last by this thread, and its cache there.
+  // The heap used last by this thread, and its cache there; at first one that nothing belongs to.
   struct Last {
     const Recoverable* heap;
     Cache* cache;
   };
+  static Last no_last();
   static thread_local constinit Last t_last __attribute__((tls_model("initial-exec")));
 
-  static Offset take_claimed(Bin& bin) {
-    const auto bit = static_cast<unsigned>(std::countr_zero(bin.mask));
-    const std::uint64_t one = bin.mask & (~bin.mask + 1);
-    bin.mask ^= one;
-    __atomic_store_n(bin.live, *bin.live | one, __ATOMIC_RELAXED);
-    return bin.word_start + bit * bin.slot_bytes;
+  [[gnu::noinline]] void spill(Cache& cache, Segment& segment, std::uint32_t slot) {
+    return_slot(cache, bin_of(cache, segment), segment, slot);
   }
-  bool release_own(Cache& cache, Segment& segment, Offset block) {
-    if (segment.slow.load(std::memory_order_relaxed)) [[unlikely]]
-      return false;
-    const Offset into = block - segment.data;
-    const auto slot = static_cast<std::uint32_t>((into * segment.inverse) >> kInverseShift);
+  // A slot whose state is free goes back to its segment.
+  void return_slot(Cache& cache, Bin& bin, Segment& segment, std::uint32_t slot) {
     const std::uint32_t word = slot / 64;
     const std::uint64_t bit = Segment::mask_of(slot);
-    if (slot >= segment.slots || slot * segment.slot_bytes != into) [[unlikely]]
-      return false;
-    const std::uint64_t live = segment.load_live(word);
-    if ((live & bit) == 0 || (segment.load_remote(word) & bit) != 0) [[unlikely]]
-      return false;
-    segment.store_live(word, live & ~bit);
-    Bin& bin = bin_of(cache, segment);
-    if (bin.live == segment.live_at(word)) {
+    if (bin.current == &segment && segment.hint == word) {
       bin.mask |= bit;
-      return true;
+      return;
     }
+    segment.store_live(word, segment.load_live(word) & ~bit);
     const std::uint32_t free = ++segment.free_slots;
     if (free == 1 || free == segment.slots) [[unlikely]]
       note_free(cache, bin, segment);
-    return true;
   }
   static Bin& bin_of(Cache& cache, const Segment& segment) {
     const std::uint8_t type = segment.word.type;
-    return (type == 0 ? cache.bins : *cache.typed[type])[segment.word.size_class];
+    const std::uint8_t size_class = segment.word.size_class;
+    return type == 0 ? cache.bins[size_class] : (*cache.typed[type])[size_class];
   }
+  // Frees by the thread of `cache` take the fast path from now on.
+  static void open_fast_path(Segment& segment, const Cache* cache) {
+    if (segment.state == nullptr || segment.large() || segment.logged_seq.load() != 0) return;
+    segment.fast.store(cache);
+    if (segment.logged_seq.load() != 0) segment.fast.store(nullptr);  // logged meanwhile
+  }
+  static void give_to(Segment& segment, const Cache* cache);
 
   // This thread's cache; of a thread whose caches rest already, one for the moment.
   class Lease {
@@ -165,6 +210,7 @@ class Recoverable : public std::enable_shared_from_this<Recoverable> {
   Result<Offset> refill(Cache& cache, Bin& bin, std::uint8_t size_class, std::uint8_t type);
   static bool claim_word(Cache& cache, Bin& bin);
   static void unclaim(Bin& bin);
+  void return_freed(Cache& cache, Bin& bin);
   void note_free(Cache& cache, Bin& bin, Segment& segment);
   static void list(Cache& cache, Bin& bin, Segment& segment);
   static void unlist(Cache& cache, Bin& bin, Segment& segment);
@@ -172,14 +218,15 @@ class Recoverable : public std::enable_shared_from_this<Recoverable> {
   static void push_pending(Segment& segment);
   static void link_pending(Cache& cache, Segment& segment);
   void drain_pending(Cache& cache);
-  static void collect_remote(Cache& cache, Segment& segment);
+  void collect_remote(Cache& cache, Segment& segment);
+  static void collect_word(Bin& bin, Segment& segment, std::uint32_t i);
   bool take_from_resting(Cache& cache, Bin& bin, std::uint8_t size_class, std::uint8_t type);
   Status grow(Cache& cache, Bin& bin, SegmentWord word, std::uint32_t& got);
   Status shed(Cache& cache, std::uint32_t keep);
   template <class Visit>
   static void for_bins(Cache& cache, Visit&& visit);
   Result<Offset> allocate_large(std::size_t bytes, std::uint8_t type);
-  Status release_slowly(Segment& segment, std::uint32_t slot);
+  Status give_back(Segment& segment, std::uint32_t slot);
 
   Heap& heap_;
   SegmentTable& table_;

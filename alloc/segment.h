@@ -1,12 +1,13 @@
-// Segment: what DRAM knows of one segment or large extent in use.
+// Segment: what this process knows in DRAM of one segment or large extent in use.
 //
-// Transactional: two bits a slot, in DRAM. `avail`: may be allocated. `live`: allocated and
-// committed, may be freed. A slot with neither is on its way: reserved by an open transaction, or
-// freed and waiting for the watermark. avail and free_slots belong to the lock of the segment's
-// bin; live is changed by atomic bit operations, so that of two threads that free one block exactly
-// one succeeds.
-// Recoverable: SlotBits on the medium, where every process sees them. Only the owner, one thread's
-// cache, writes `live`, with plain stores; others set `remote`.
+// The allocation bits (SlotBits) are on the medium, where every user sees them. What only the owner
+// of the arena needs to hand out slots is here. Transactional: `avail` says which slots may be
+// allocated. A slot that is neither available nor live is on its way: reserved by an open
+// transaction, or freed (its freed bit is set) and waiting for the watermark. avail and free_slots
+// belong to the lock of the segment's bin. Recoverable: `state` says exactly which slots are
+// allocated. The live bits on the medium also cover slots that a thread's cache keeps; only the
+// owner, one thread's cache, writes them, with plain stores, a word at a time where it can. Others
+// set the freed bit.
 #pragma once
 
 #include <atomic>
@@ -21,34 +22,41 @@ namespace btd {
 
 struct Segment {
   static constexpr std::uint32_t kNotListed = ~0U;
+  static constexpr std::uint8_t kFree = 0;  // states
+  static constexpr std::uint8_t kAllocated = 1;
+  static constexpr std::uint8_t kFreedByOther = 2;
 
-  // What the fast paths of contract R read, together.
+  // What the fast paths of contract R read, together: one line.
+  // The cache whose thread may free here without more ado; null: the long way.
+  alignas(kLineBytes) std::atomic<const void*> fast{nullptr};
   Offset data = 0;  // slot 0
   std::uint64_t slot_bytes = 0;
   std::uint64_t inverse = 0;  // inverse_of(slot_bytes); 0 of a large extent
+  std::uint8_t* state = nullptr;
+  SlotBits* bits = nullptr;
   std::uint32_t slots = 0;
+  std::uint32_t free_slots = 0;  // slots that may be taken and nobody claimed
   SegmentWord word;
-  SlotBits* bits = nullptr;  // of a recoverable segment
-  // Whether a free takes the long way: a large extent, logged, uncounted or dirty; see below.
-  std::atomic<bool> slow{false};
-  std::atomic<const void*> owner{nullptr};  // of a recoverable segment: a thread's cache
-  std::uint32_t free_slots = 0;             // slots that may be taken and nobody claimed
-  std::uint32_t list_index = kNotListed;    // in a list of segments with available slots
 
-  std::uint64_t id = 0;     // of its first 64 KiB: Offset / kSegmentBytes
-  Offset header = 0;        // its SegmentHeader
-  Offset bitmap = 0;        // word 0 of its bitmap, on NVRAM
-  std::uint32_t words = 0;  // of 64 slots
-  std::uint32_t hint = 0;   // word where the last available slot was found
+  std::atomic<const void*> owner{nullptr};  // of a recoverable segment: a thread's cache
+  std::uint32_t list_index = kNotListed;    // in a list of segments with free slots
+  std::uint32_t words = 0;                  // of 64 slots
+  std::uint32_t hint = 0;                   // word where the last available slot was found
+  std::uint64_t id = 0;                     // of its first 64 KiB: Offset / kSegmentBytes
+  Offset header = 0;                        // its SegmentHeader
+  Offset bitmap = 0;                        // its SlotBits
+  bool foreign =
+      false;  // of an arena that another user owns: only looked at, never handed out from
   // Of a recoverable segment: a record that may be replayed writes into it; frees of others wait in
-  // the list of its owner; its bits were not counted yet; open found it after an unclean stop.
+  // the list of its owner; its slots were not counted yet (state is null); open found it after an
+  // unclean stop.
   std::atomic<std::uint64_t> logged_seq{0};
   std::atomic<bool> pending{false};
   Segment* next_pending = nullptr;
   bool uncounted = false;
   std::atomic<bool> dirty{false};
+  std::unique_ptr<std::uint8_t[]> states;              // of a recoverable segment that was counted
   std::unique_ptr<std::uint64_t[]> avail;              // of a transactional segment
-  std::unique_ptr<std::atomic<std::uint64_t>[]> live;  // of a transactional segment
   std::unique_ptr<std::atomic<std::uint64_t>[]> held;  // reserved, to be published or cancelled
 
   [[nodiscard]] bool recoverable() const { return word.contract == Contract::kRecoverable; }
@@ -78,54 +86,69 @@ struct Segment {
     std::uint64_t known = logged_seq.load(std::memory_order_relaxed);
     while (known < seq && !logged_seq.compare_exchange_weak(known, seq)) {
     }
-    slow.store(true);
+    fast.store(nullptr);
   }
 
-  [[nodiscard]] std::uint64_t live_word(std::uint32_t i) const {
-    return recoverable() ? load_live(i) : live[i].load(std::memory_order_acquire);
-  }
-  // Live, and not freed by another than the owner meanwhile.
+  // The slots of word `i` that are allocated.
   [[nodiscard]] std::uint64_t allocated_word(std::uint32_t i) const {
-    return recoverable() ? load_live(i) & ~load_remote(i) : live_word(i);
+    return (state != nullptr ? pack_state(i) : load_live(i)) & ~load_freed(i);
   }
   [[nodiscard]] bool is_allocated(std::uint32_t slot) const {
-    return (allocated_word(slot / 64) & mask_of(slot)) != 0;
+    if (state != nullptr && load_state(slot) != kAllocated) return false;
+    return (load_live(slot / 64) & ~load_freed(slot / 64) & mask_of(slot)) != 0;
   }
-  [[nodiscard]] bool is_live(std::uint32_t slot) const {
-    return (live_word(slot / 64) & mask_of(slot)) != 0;
+  // Claims an allocated slot for who frees it: of several that try, one succeeds.
+  [[nodiscard]] bool claim(std::uint32_t slot) const {
+    if (!is_allocated(slot)) return false;
+    std::uint8_t expected = kAllocated;  // the owner's fast path looks at the state alone
+    if (state != nullptr && !__atomic_compare_exchange_n(state + slot, &expected, kFreedByOther,
+                                                         false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+      return false;
+    const std::uint64_t bit = mask_of(slot);
+    return (__atomic_fetch_or(freed_at(slot / 64), bit, __ATOMIC_SEQ_CST) & bit) == 0;
   }
-  void set_live(std::uint32_t slot) {
-    live[slot / 64].fetch_or(mask_of(slot), std::memory_order_acq_rel);
-  }
-  // False if it was not live: a double free, or never allocated.
-  [[nodiscard]] bool clear_live(std::uint32_t slot) {
-    return (live[slot / 64].fetch_and(~mask_of(slot), std::memory_order_acq_rel) & mask_of(slot)) !=
-           0;
+  void unclaim(std::uint32_t slot) const {
+    __atomic_fetch_and(freed_at(slot / 64), ~mask_of(slot), __ATOMIC_SEQ_CST);
   }
 
-  // Recoverable bits. A plain store of the owner may meet loads of others, never their stores.
+  // A plain store of the owner may meet loads of others, never their stores.
   [[nodiscard]] std::uint64_t* live_at(std::uint32_t i) const {
     return reinterpret_cast<std::uint64_t*>(&bits[i].live);
   }
-  [[nodiscard]] std::uint64_t* remote_at(std::uint32_t i) const {
-    return reinterpret_cast<std::uint64_t*>(&bits[i].remote);
+  [[nodiscard]] std::uint64_t* freed_at(std::uint32_t i) const {
+    return reinterpret_cast<std::uint64_t*>(&bits[i].freed);
   }
   [[nodiscard]] std::uint64_t load_live(std::uint32_t i) const {
-    return __atomic_load_n(live_at(i), __ATOMIC_RELAXED);
+    return __atomic_load_n(live_at(i), __ATOMIC_ACQUIRE);
   }
   void store_live(std::uint32_t i, std::uint64_t value) const {
     __atomic_store_n(live_at(i), value, __ATOMIC_RELAXED);
   }
-  [[nodiscard]] std::uint64_t load_remote(std::uint32_t i) const {
-    return __atomic_load_n(remote_at(i), __ATOMIC_RELAXED);
+  [[nodiscard]] std::uint64_t load_freed(std::uint32_t i) const {
+    return __atomic_load_n(freed_at(i), __ATOMIC_ACQUIRE);
+  }
+  [[nodiscard]] std::uint8_t load_state(std::uint32_t slot) const {
+    return __atomic_load_n(state + slot, __ATOMIC_RELAXED);
+  }
+  void store_state(std::uint32_t slot, std::uint8_t value) const {
+    __atomic_store_n(state + slot, value, __ATOMIC_RELAXED);
+  }
+  [[nodiscard]] std::uint64_t pack_state(std::uint32_t i) const {
+    std::uint64_t word_bits = 0;
+    const std::uint32_t end = slots - i * 64 < 64 ? slots - i * 64 : 64;
+    for (std::uint32_t k = 0; k < end; ++k) {
+      word_bits |= std::uint64_t{load_state(i * 64 + k) == kAllocated} << k;
+    }
+    return word_bits;
   }
 
   [[nodiscard]] std::uint32_t slot_of(Offset at) const {
     return static_cast<std::uint32_t>(((at - data) * inverse) >> kInverseShift);
   }
   [[nodiscard]] Offset slot_offset(std::uint32_t slot) const { return data + slot * slot_bytes; }
+  // Where the journal changes the slot's bit.
   [[nodiscard]] Offset bitmap_word(std::uint32_t slot) const {
-    return bitmap + std::uint64_t{slot} / 64 * kWordBytes;
+    return bitmap + std::uint64_t{slot} / 64 * sizeof(SlotBits);
   }
   [[nodiscard]] static constexpr std::uint64_t mask_of(std::uint32_t slot) {
     return std::uint64_t{1} << (slot % 64);

@@ -34,16 +34,25 @@ SegmentTable::Geometry SegmentTable::plan(std::uint64_t arena_bytes, std::uint64
   return plan;
 }
 
-SegmentMap::SegmentMap(std::uint64_t segments) {
+SegmentMap::SegmentMap(std::uint64_t segments, std::atomic<std::uint64_t>* where)
+    : cells_(where), size_(segments), own_(where == nullptr) {
+  if (!own_) return;
   void* at = mmap(nullptr, segments * sizeof(*cells_), PROT_READ | PROT_WRITE,
                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (at == MAP_FAILED) return;
-  cells_ = static_cast<std::atomic<Segment*>*>(at);  // zero bytes are null pointers
-  size_ = segments;
+  if (at == MAP_FAILED) {
+    size_ = 0;
+  } else {
+    cells_ = static_cast<std::atomic<std::uint64_t>*>(at);
+  }
 }
 
 SegmentMap::~SegmentMap() {
-  if (cells_ != nullptr) munmap(cells_, size_ * sizeof(*cells_));
+  if (cells_ == nullptr) return;
+  if (own_) {
+    munmap(cells_, size_ * sizeof(*cells_));
+  } else {
+    madvise(cells_, size_ * sizeof(*cells_), MADV_DONTNEED);  // zero again
+  }
 }
 
 SegmentTable::SegmentTable(ArenaSource& source)
@@ -51,7 +60,8 @@ SegmentTable::SegmentTable(ArenaSource& source)
       base_(source.base()),
       arena_bytes_(source.arena_bytes()),
       persist_(source.persist()),
-      map_(std::min(kMaxArenas * source.arena_bytes(), kMaxTableBytes) / kSegmentBytes) {}
+      map_(std::min(kMaxArenas * source.arena_bytes(), kMaxTableBytes) / kSegmentBytes,
+           source.cells()) {}
 
 Status SegmentTable::attach(std::uint32_t index, const Geometry& geometry, bool clean,
                             std::vector<Segment*>& found) {
@@ -112,12 +122,11 @@ Status SegmentTable::read_segment(std::uint32_t arena, std::uint32_t index, bool
   const bool recoverable = word.contract == Contract::kRecoverable;
   // A transactional large extent that was freed keeps its header: with the bit clear it means
   // nothing.
-  if (!small && !recoverable && (header->bitmap[0] & 1U) == 0) return {};
+  if (!small && !recoverable && (header->bitmap[0].live & 1U) == 0) return {};
   Segment* segment = make(word, first_id(arena) + index);
   if (recoverable) {
     segment->uncounted = true;  // counted when it is first allocated from
     segment->dirty = !clean;
-    segment->slow.store(true, std::memory_order_relaxed);
     segment->free_slots = 0;
   } else if (!load_bitmap(*segment)) {
     return damaged(arena, index, "its bitmap has slots that do not exist");
@@ -127,16 +136,18 @@ Status SegmentTable::read_segment(std::uint32_t arena, std::uint32_t index, bool
   return {};
 }
 
-Status SegmentTable::load_bitmap(Segment& segment) const {
-  const auto* words = reinterpret_cast<const std::uint64_t*>(base_ + segment.bitmap);
+// False if it has bits of slots that do not exist.
+bool SegmentTable::load_bitmap(Segment& segment) const {
   segment.free_slots = 0;
   for (std::uint32_t i = 0; i < segment.words; ++i) {
-    if ((words[i] & ~segment.existing(i)) != 0) return fail(EUCLEAN);
-    segment.live[i].store(words[i], std::memory_order_relaxed);
-    segment.avail[i] = ~words[i] & segment.existing(i);
+    const std::uint64_t live = segment.load_live(i);
+    if ((live & ~segment.existing(i)) != 0) return false;
+    // A claim that no running process holds.
+    if (segment.load_freed(i) != 0) __atomic_store_n(segment.freed_at(i), 0, __ATOMIC_RELAXED);
+    segment.avail[i] = ~live & segment.existing(i);
     segment.free_slots += static_cast<std::uint32_t>(std::popcount(segment.avail[i]));
   }
-  return {};
+  return true;
 }
 
 Segment* SegmentTable::make(SegmentWord word, std::uint64_t id) {
@@ -147,49 +158,51 @@ Segment* SegmentTable::make(SegmentWord word, std::uint64_t id) {
     segment = spare_.back();
     spare_.pop_back();
   }
-  const Offset start = id * kSegmentBytes;
-  const auto arena = static_cast<std::uint32_t>(start / arena_bytes_);
+  const auto arena = static_cast<std::uint32_t>(id * kSegmentBytes / arena_bytes_);
   segment->id = id;
   segment->word = word;
   segment->header = arena * arena_bytes_ + arenas_[arena].table_offset +
                     (id - first_id(arena)) * sizeof(SegmentHeader);
+  set_places(*segment, segment->header + offsetof(SegmentHeader, bitmap));
+  segment->bits = reinterpret_cast<SlotBits*>(base_ + segment->bitmap);
   segment->hint = 0;
   segment->list_index = Segment::kNotListed;
-  const Offset inline_bitmap = segment->header + offsetof(SegmentHeader, bitmap);
-  if (segment->large()) {
-    segment->data = start;
-    segment->slots = segment->words = 1;
-    segment->slot_bytes = word.span * kSegmentBytes;
-    segment->inverse = 0;
-    segment->bitmap = inline_bitmap;
-  } else {
-    const SizeClass& size = kSizeClasses[word.size_class];
-    segment->data = start + size.data_offset;
-    segment->slots = size.slots_in(word.span);
-    segment->words = (segment->slots + 63) / 64;
-    segment->slot_bytes = size.bytes;
-    segment->inverse = size.inverse;
-    segment->bitmap = size.inline_bitmap ? inline_bitmap : start;
-  }
   segment->free_slots = segment->slots;
+  segment->fast.store(nullptr, std::memory_order_relaxed);
   segment->owner.store(nullptr, std::memory_order_relaxed);
   segment->logged_seq.store(0, std::memory_order_relaxed);
   segment->uncounted = segment->dirty = false;
-  segment->slow.store(segment->large(), std::memory_order_relaxed);
-  segment->bits = nullptr;
-  segment->live.reset();
+  segment->state = nullptr;
+  segment->states.reset();
   segment->avail.reset();
   segment->held.reset();
-  if (segment->recoverable()) {
-    segment->bits = reinterpret_cast<SlotBits*>(base_ + segment->bitmap);
-  } else {
+  if (!segment->recoverable()) {
     segment->avail = std::make_unique<std::uint64_t[]>(segment->words);
-    segment->live = std::make_unique<std::atomic<std::uint64_t>[]>(segment->words);
     segment->held = std::make_unique<std::atomic<std::uint64_t>[]>(segment->words);
     for (std::uint32_t i = 0; i < segment->words; ++i) segment->avail[i] = segment->existing(i);
   }
   set_pointers(*segment, segment);
   return segment;
+}
+
+// Where its slots and bits lie.
+void SegmentTable::set_places(Segment& segment, Offset inline_bitmap) {
+  const Offset start = segment.id * kSegmentBytes;
+  if (segment.large()) {
+    segment.data = start;
+    segment.slots = segment.words = 1;
+    segment.slot_bytes = segment.word.span * kSegmentBytes;
+    segment.inverse = 0;
+    segment.bitmap = inline_bitmap;
+    return;
+  }
+  const SizeClass& size = kSizeClasses[segment.word.size_class];
+  segment.data = start + size.data_offset;
+  segment.slots = size.slots_in(segment.word.span);
+  segment.words = (segment.slots + 63) / 64;
+  segment.slot_bytes = size.bytes;
+  segment.inverse = size.inverse;
+  segment.bitmap = size.inline_bitmap ? inline_bitmap : start + bitmap_offset(segment.id);
 }
 
 void SegmentTable::set_pointers(const Segment& segment, Segment* to) {
@@ -213,24 +226,30 @@ Result<Segment*> SegmentTable::take(SegmentWord word) {
 }
 
 // Plain stores: nobody trusts the bits of a recoverable segment before a clean close persists them.
+// Its states say the same from now on.
 void SegmentTable::clear_bits(const Segment& segment) const {
   std::memset(base_ + segment.bitmap, 0, segment.words * sizeof(SlotBits));
 }
 
 Status SegmentTable::create(std::span<Segment* const> fresh) {
   bool cleared = false;
-  for (const Segment* segment : fresh) {
+  for (Segment* segment : fresh) {
     if (segment->recoverable()) {
       clear_bits(*segment);
+      segment->states = std::make_unique<std::uint8_t[]>(segment->slots);
+      segment->state = segment->states.get();
       continue;
     }
     // At the head lies old data, whose zeros need not be durable. An inline bitmap that reads as
     // zero is zero on NVRAM too: retire() and the journal fenced it.
-    auto* words = reinterpret_cast<std::uint64_t*>(base_ + segment->bitmap);
-    const bool zero = std::all_of(words, words + segment->words, [](auto w) { return w == 0; });
-    if (zero && kSizeClasses[segment->word.size_class].inline_bitmap) continue;
-    std::fill(words, words + segment->words, 0);
-    persist_.flush(words, segment->words * kWordBytes);
+    const auto zero = [](const SlotBits& bits) { return bits.live == 0; };
+    if (kSizeClasses[segment->word.size_class].inline_bitmap &&
+        std::all_of(segment->bits, segment->bits + segment->words, zero)) {
+      for (std::uint32_t i = 0; i < segment->words; ++i) segment->bits[i].freed = 0;
+      continue;
+    }
+    clear_bits(*segment);
+    persist_.flush(segment->bits, segment->words * sizeof(SlotBits));
     cleared = true;
   }
   if (cleared && !persist_.drain()) return persist_.health();
@@ -246,8 +265,9 @@ Status SegmentTable::retire(std::span<Segment* const> empty) {
   for (const Segment* segment : empty) {
     SegmentHeader* header = header_of(*segment);
     // A clean close may have left bits of a recoverable segment; its next user wants zeros.
-    for (auto& word : header->bitmap) {
-      if (word != 0) persist_.store(word, std::uint64_t{0});
+    for (SlotBits& bits : header->bitmap) {
+      if (bits.live != 0) persist_.store(bits.live, std::uint64_t{0});
+      bits.freed = 0;
     }
     persist_.store(header->word, std::uint64_t{0});
   }
@@ -257,6 +277,7 @@ Status SegmentTable::retire(std::span<Segment* const> empty) {
 }
 
 void SegmentTable::put_back(Segment* segment) {
+  segment->fast.store(nullptr, std::memory_order_release);
   segment->owner.store(nullptr, std::memory_order_release);
   set_pointers(*segment, nullptr);
   const std::lock_guard lock(mutex_);

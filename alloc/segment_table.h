@@ -23,24 +23,42 @@
 
 namespace btd {
 
-// Address space for one pointer for each segment a heap may have: pages come when used.
+// Address space for one cell for each segment a heap may have: pages come when used. A cell has the
+// segment's address, and above it the number of the bin that its slots come from.
 class SegmentMap {
  public:
-  explicit SegmentMap(std::uint64_t segments);
+  static constexpr unsigned kBinShift = 56;
+  static constexpr std::uint8_t kNoBin = kClasses;  // large, or of a type: ask the segment
+
+  // `where`: cells of who owns them; null: own ones.
+  SegmentMap(std::uint64_t segments, std::atomic<std::uint64_t>* where);
   ~SegmentMap();
   SegmentMap(const SegmentMap&) = delete;
   SegmentMap& operator=(const SegmentMap&) = delete;
 
   [[nodiscard]] bool usable() const { return cells_ != nullptr; }
   [[nodiscard]] std::uint64_t size() const { return size_; }
-  [[nodiscard]] Segment* get(std::uint64_t id) const {
-    return id < size_ ? cells_[id].load(std::memory_order_acquire) : nullptr;
+  [[nodiscard]] std::uint64_t cell(std::uint64_t id) const {
+    return id < size_ ? cells_[id].load(std::memory_order_acquire) : 0;
   }
-  void set(std::uint64_t id, Segment* to) { cells_[id].store(to, std::memory_order_release); }
+  [[nodiscard]] static Segment* segment_in(std::uint64_t cell) {
+    return reinterpret_cast<Segment*>(cell & ((std::uint64_t{1} << kBinShift) - 1));
+  }
+  [[nodiscard]] static std::uint8_t bin_in(std::uint64_t cell) {
+    return static_cast<std::uint8_t>(cell >> kBinShift);
+  }
+  [[nodiscard]] Segment* get(std::uint64_t id) const { return segment_in(cell(id)); }
+  void set(std::uint64_t id, Segment* to) {
+    std::uint64_t bin = 0;
+    if (to != nullptr) bin = to->large() || to->word.type != 0 ? kNoBin : to->word.size_class;
+    cells_[id].store(reinterpret_cast<std::uint64_t>(to) | bin << kBinShift,
+                     std::memory_order_release);
+  }
 
  private:
-  std::atomic<Segment*>* cells_ = nullptr;
+  std::atomic<std::uint64_t>* cells_ = nullptr;
   std::uint64_t size_ = 0;
+  const bool own_;
 };
 
 class SegmentTable {
@@ -97,6 +115,7 @@ class SegmentTable {
   // segment whose header was never written.
   void put_back(Segment* segment);
 
+  [[nodiscard]] std::uint64_t cell_of(Offset at) const { return map_.cell(at / kSegmentBytes); }
   // The segment that holds byte `at`, or null.
   [[nodiscard]] Segment* segment_of(Offset at) const { return map_.get(at / kSegmentBytes); }
   // The slot that holds byte `at`, or a null segment where there is none.
@@ -127,7 +146,8 @@ class SegmentTable {
   void clear_bits(const Segment& segment) const;
   Status read_segment(std::uint32_t arena, std::uint32_t index, bool clean,
                       std::vector<Segment*>& found, std::uint32_t& used);
-  Status load_bitmap(Segment& segment) const;
+  [[nodiscard]] bool load_bitmap(Segment& segment) const;
+  static void set_places(Segment& segment, Offset inline_bitmap);
   [[nodiscard]] static std::unexpected<Error> damaged(std::uint32_t arena, std::uint32_t index,
                                                       const char* what);
   [[nodiscard]] SegmentHeader* header_of(const Segment& segment) const {

@@ -115,7 +115,7 @@ Result<std::byte*> Tx::edit(Offset off, std::size_t len) {
                             " is not aligned to 8 bytes inside one block of the heap.");
   }
   const bool fresh = context_->alloc_at.get(slot.offset()) != OffsetIndex::kNone;
-  if (!fresh && !slot.segment->is_live(slot.index)) {
+  if (!fresh && !slot.segment->is_allocated(slot.index)) {
     return fail(EINVAL, "The block at " + std::to_string(slot.offset()) +
                             " is not allocated; allocate it before editing it.");
   }
@@ -158,7 +158,7 @@ Status Tx::set(Offset word, std::uint64_t value) {
   if (!context_) return fail(EINVAL, "The transaction is over; begin another.");
   const Slot slot = heap_->table_.find(word);
   if (slot.segment == nullptr || word % kWordBytes != 0 ||
-      (!slot.segment->is_live(slot.index) &&
+      (!slot.segment->is_allocated(slot.index) &&
        context_->alloc_at.get(slot.offset()) == OffsetIndex::kNone)) {
     return fail(EINVAL, "The word at " + std::to_string(word) +
                             " is not an aligned word of an allocated block.");
@@ -254,7 +254,7 @@ Status Tx::commit() {
       return heap_->persist_.health();
     }
   }
-  const Result<std::uint64_t> seq = heap_->journal_->commit(context_->record);
+  const Result<std::uint64_t> seq = heap_->commit(context_->record, context_->frees);
   if (!seq) {
     // In doubt, unless it was too large: then blocks may or may not be taken, so none is reused.
     if (seq.error().code == E2BIG) abort();
@@ -266,20 +266,12 @@ Status Tx::commit() {
 }
 
 void Tx::finish(std::uint64_t seq) {
-  std::uint64_t taken = 0;
-  for (const TxContext::Alloc& alloc : context_->allocs) {
-    if (alloc.dropped) continue;
-    alloc.slot.segment->set_live(alloc.slot.index);
-    taken += alloc.slot.bytes();
-  }
   for (const TxContext::Edit& edit : context_->edits) {
     if (edit.recoverable != nullptr) edit.recoverable->note_logged(seq);
   }
   for (const TxContext::Set& set : context_->sets) {
     if (set.recoverable != nullptr) set.recoverable->note_logged(seq);
   }
-  heap_->used_bytes_.fetch_add(taken, std::memory_order_relaxed);
-  if (!context_->frees.empty()) heap_->finish_free(context_->frees, seq);
   heap_->return_context(std::move(context_));
 }
 
@@ -287,7 +279,7 @@ void Tx::abort() {
   for (const TxContext::Alloc& alloc : context_->allocs) {
     if (!alloc.dropped) heap_->cancel(alloc.slot);
   }
-  for (const Slot& slot : context_->frees) slot.segment->set_live(slot.index);
+  for (const Slot& slot : context_->frees) slot.segment->unclaim(slot.index);
   heap_->return_context(std::move(context_));
 }
 

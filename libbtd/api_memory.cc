@@ -177,11 +177,13 @@ void* btd_aligned_alloc(struct btd_cluster* cluster, size_t alignment, size_t by
 }
 
 void btd_free(void* block) {
-  btd_cluster* const cluster = btd::cluster_of(block);
-  if (cluster == nullptr || !cluster->recoverable->try_release(cluster->offset_of(block)))
-      [[unlikely]] {
-    btd::free_slowly(cluster, block);
+  const std::uintptr_t at = reinterpret_cast<std::uintptr_t>(block) - btd::kRegion;
+  if (at < btd::kRegionBytes && btd::g_cells != nullptr) [[likely]] {
+    const std::uint64_t cell = btd::g_cells[at >> btd::kCellShift].load(std::memory_order_acquire);
+    if (btd::Recoverable::try_release(cell, at & (btd::kWindowBytes - 1))) [[likely]]
+      return;
   }
+  btd::free_slowly(btd::cluster_of(block), block);
 }
 
 size_t btd_usable_size(const void* block) {

@@ -55,6 +55,7 @@ class HeapFiles final : public ArenaSource {
   Status extend() override;
   Status reserve_space(std::uint64_t off, std::uint64_t len) override;
   Persist& persist() override { return *persist_; }
+  std::atomic<std::uint64_t>* cells() override { return g_cells + plan_.window * kWindowCells; }
 
   [[nodiscard]] unsigned window() const { return plan_.window; }
   // In a child after fork: closes what it inherited and forgets the mappings, which it has not.

@@ -12,6 +12,7 @@ namespace btd {
 
 constinit std::atomic<btd_cluster*> g_windows[kWindows] = {};
 constinit std::atomic<std::uint32_t> g_inherited{0};
+constinit std::atomic<std::uint64_t>* g_cells = nullptr;
 
 namespace {
 
@@ -45,7 +46,21 @@ unsigned window_of_gib(std::uint32_t gib) {
   return kWindows;
 }
 
+// Pages come as segments do; what is reserved costs nothing.
+Status reserve_cells() {
+  if (g_cells != nullptr) return {};
+  void* const at = mmap(nullptr, (kWindows + 1) * kWindowCells * sizeof(std::uint64_t),
+                        PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (at == MAP_FAILED) {
+    return fail(ENOMEM,
+                "There is no address space for the tables of heaps; raise the limit (ulimit -v).");
+  }
+  g_cells = static_cast<std::atomic<std::uint64_t>*>(at);
+  return {};
+}
+
 Status reserve_window(unsigned window) {
+  BTD_TRY(reserve_cells());
   std::byte* const base = window_base(window);
   void* const at = mmap(base, kWindowBytes, PROT_NONE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);

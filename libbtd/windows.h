@@ -42,6 +42,15 @@ inline constexpr unsigned kPrivateWindow = kWindows;
 inline constexpr std::uint64_t kWindowBytes = std::uint64_t{1} << kWindowShift;
 static_assert(kRegion % (std::uint64_t{1} << 30) == 0 && kWindowShift > 30);
 
+inline constexpr std::uint64_t kRegionBytes = (kWindows + 1) * kWindowBytes;
+// The tables of all heaps, one behind the other: a cell for each 64 KiB of the region, so that a
+// free finds its segment by one load. Null before the first heap.
+extern constinit std::atomic<std::uint64_t>* g_cells;
+inline constexpr unsigned kCellShift = 16;
+inline constexpr std::uint64_t kWindowCells = kWindowBytes >> kCellShift;
+// Makes room for them. Errors: ENOMEM.
+Status reserve_cells();
+
 // The open heap of each window.
 extern constinit std::atomic<btd_cluster*> g_windows[kWindows];
 // Bit i: this process was forked while its parent had a heap in window i.

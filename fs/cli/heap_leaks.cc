@@ -64,7 +64,8 @@ class HeapLeaksCommand : public Command {
   Result<int> run(const Globals&) override {
     BTD_ASSIGN(const std::unique_ptr<HeapImage> image, open_idle(heap_));
     BTD_ASSIGN(sites_, Sites::open(image->path()));
-    exact_ = image->bits_hold();
+    exact_ = image->state() && image->state()->clean;
+    machine_stopped_ = !image->bits_hold();
     BTD_TRY(for_each_leak(*image, [this](const Slot& slot, Leak kind) { add(slot, kind); }));
     rank();
     json_ ? show_json() : show(image->path());
@@ -141,10 +142,14 @@ class HeapLeaksCommand : public Command {
   }
 
   void show(const std::string& path) const {
-    if (!exact_) {
+    if (machine_stopped_) {
       fmt::print(
           "note: The machine stopped before the heap was closed; freed objects may be "
           "among these.\n");
+    } else if (!exact_) {
+      fmt::print(
+          "note: The heap was not closed: a program died, and what its threads kept ready, at most "
+          "127 objects of a class each, is among these.\n");
     }
     if (kinds_.empty()) {
       fmt::print("{}: {}\n", path, paint(stdout, Colour::kGreen, "no leaks"));
@@ -187,7 +192,7 @@ class HeapLeaksCommand : public Command {
   };
   std::string heap_;
   std::uint64_t max_ = 20;
-  bool json_ = false, exact_ = true;
+  bool json_ = false, exact_ = true, machine_stopped_ = false;
   Sites sites_;
   std::map<Leak, Sum> kinds_;
   std::map<std::pair<Leak, std::uint64_t>, ClassRow> classes_;

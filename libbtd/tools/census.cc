@@ -17,19 +17,17 @@ SegmentUse damaged(SegmentUse use, const char* what) {
 }
 
 // The slots in use by a bitmap; unset where it has slots that do not exist.
-std::optional<std::uint32_t> count_bits(const std::byte* bitmap, std::uint32_t slots,
-                                        bool recoverable) {
+std::optional<std::uint32_t> count_bits(const SlotBits* bitmap, std::uint32_t slots) {
   std::uint32_t used = 0;
   for (std::uint32_t i = 0; i * 64 < slots; ++i) {
-    const auto* words = reinterpret_cast<const std::uint64_t*>(bitmap);
-    const auto load = [](const std::uint64_t& word) {
-      return __atomic_load_n(&word, __ATOMIC_RELAXED);
+    const auto load = [](const auto& word) {
+      return __atomic_load_n(reinterpret_cast<const std::uint64_t*>(&word), __ATOMIC_RELAXED);
     };
-    std::uint64_t bits = load(words[recoverable ? 2 * i : i]);
+    const std::uint64_t live = load(bitmap[i].live);
     const std::uint32_t left = slots - i * 64;
-    if (left < 64 && bits >> left != 0) return std::nullopt;
-    if (recoverable) bits &= ~load(words[2 * i + 1]);  // freed by others
-    used += static_cast<std::uint32_t>(std::popcount(bits));
+    if (left < 64 && live >> left != 0) return std::nullopt;
+    // Without those that are being freed.
+    used += static_cast<std::uint32_t>(std::popcount(live & ~load(bitmap[i].freed)));
   }
   return used;
 }
@@ -46,9 +44,8 @@ SegmentUse read_header(const HeapImage& image, const SegmentTable::Geometry& pla
   if (decoded.damage != nullptr) return damaged(use, decoded.damage);
   const SegmentWord& word = use.word;
   const bool small = word.kind == SegmentKind::kSmall;
-  const std::byte* const inside = at + offsetof(SegmentHeader, bitmap);
   if (!small) {
-    const std::optional<std::uint32_t> used = count_bits(inside, 1, use.recoverable());
+    const std::optional<std::uint32_t> used = count_bits(header.bitmap, 1);
     if (!used) return damaged(use, "its bitmap has slots that do not exist");
     // A transactional extent that was freed keeps its header.
     if (*used == 0 && !use.recoverable()) return use;
@@ -58,12 +55,14 @@ SegmentUse read_header(const HeapImage& image, const SegmentTable::Geometry& pla
     use.slot_bytes = word.span * kSegmentBytes;
   } else {
     const SizeClass& size = kSizeClasses.at(word.size_class);
-    const std::byte* const head = arena + plan.segments_offset + use.index * kSegmentBytes;
+    const std::uint64_t head = plan.segments_offset + use.index * kSegmentBytes;
+    const std::uint64_t id = (use.arena * image.arena_bytes() + head) / kSegmentBytes;
+    const auto* const bits = reinterpret_cast<const SlotBits*>(arena + head + bitmap_offset(id));
     use.kind = SegmentUse::Kind::kSmall;
     use.slots = size.slots_in(word.span);
     use.slot_bytes = size.bytes;
     const std::optional<std::uint32_t> used =
-        count_bits(size.inline_bitmap ? inside : head, use.slots, use.recoverable());
+        count_bits(size.inline_bitmap ? header.bitmap : bits, use.slots);
     if (!used) return damaged(use, "its bitmap has slots that do not exist");
     use.used = *used;
   }

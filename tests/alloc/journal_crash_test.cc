@@ -36,6 +36,33 @@ std::uint64_t load(ArenaSource& source, Offset at) {
   return value;
 }
 
+HeapShared& shared(ArenaSource& source) {
+  return reinterpret_cast<ArenaHeader*>(source.base())->heap;
+}
+
+// As the only user of the region.
+Result<std::unique_ptr<Journal>> open_journal(ArenaSource& source) {
+  static const SharedLock::Context context{source.users(),
+                                           [](unsigned) {}};  // one user: any source
+  BTD_ASSIGN(auto journal,
+             Journal::open(source.persist(), source.base(), kWhere, shared(source), context));
+  BTD_TRY(journal->recover(source.arena_bytes()));
+  return journal;
+}
+
+Status checkpoint(Journal& journal) {
+  std::vector<Slot> ripe;
+  return journal.checkpoint(ripe);
+}
+
+Result<std::uint64_t> commit(Journal& journal, Record& record) {
+  for (;;) {
+    Result<std::uint64_t> seq = journal.commit(record);
+    if (seq || seq.error().code != EAGAIN) return seq;
+    BTD_TRY(checkpoint(journal));
+  }
+}
+
 Status format(ArenaSource& source) {
   Journal::format(source.persist(), source.base() + kWhere, kGeometry);
   return source.persist().drain() ? Status{} : source.persist().health();
@@ -58,7 +85,7 @@ Status count_up(Journal& journal, Model& model, std::size_t thread, int rounds) 
       record.and64(kShared, ~bit);
     }
     model.started[thread] = value;
-    BTD_TRY(journal.commit(record));
+    BTD_TRY(commit(journal, record));
     model.acked[thread] = value;
   }
   return {};
@@ -67,8 +94,7 @@ Status count_up(Journal& journal, Model& model, std::size_t thread, int rounds) 
 Status check(ArenaSource& source, const Model& model) {
   std::array<std::uint64_t, kThreads> acked{};
   for (std::size_t t = 0; t < kThreads; ++t) acked[t] = model.acked[t];
-  BTD_ASSIGN(auto journal, Journal::open(source.persist(), source.base(), kWhere));
-  BTD_TRY(journal->recover(source.arena_bytes()));
+  BTD_ASSIGN(auto journal, open_journal(source));
   for (std::size_t t = 0; t < kThreads; ++t) {
     const std::uint64_t value = load(source, word_of(t, 0));
     if (value < acked[t]) return fail(EIO, "an acknowledged record is lost");
@@ -82,8 +108,8 @@ Status check(ArenaSource& source, const Model& model) {
   Record record;
   record.clear();
   record.set64(kShared + 64, 1);
-  BTD_TRY(journal->commit(record));
-  return journal->checkpoint();
+  BTD_TRY(commit(*journal, record));
+  return checkpoint(*journal);
 }
 
 CrashHarness::Report run(CrashHarness::Options options, std::size_t threads, int rounds,
@@ -93,8 +119,7 @@ CrashHarness::Report run(CrashHarness::Options options, std::size_t threads, int
   return harness.run(
       format,
       [&](ArenaSource& source) -> Status {
-        BTD_ASSIGN(auto journal, Journal::open(source.persist(), source.base(), kWhere));
-        BTD_TRY(journal->recover(source.arena_bytes()));
+        BTD_ASSIGN(auto journal, open_journal(source));
         journal->inject(fault);
         std::vector<std::thread> others;
         std::atomic<bool> failed{false};
@@ -167,7 +192,7 @@ TEST(Journal, SaysThatACommittedRecordIsDamaged) {
   ASSERT_TRUE(format(**source));
   Model model;
   {
-    auto journal = Journal::open((*source)->persist(), (*source)->base(), kWhere);
+    auto journal = open_journal(**source);
     ASSERT_TRUE(journal);
     ASSERT_TRUE(count_up(**journal, model, 0, 3));
   }
@@ -178,16 +203,14 @@ TEST(Journal, SaysThatACommittedRecordIsDamaged) {
   }
   ASSERT_NE(first, nullptr);
   first[40] ^= std::byte{1};
-  auto journal = Journal::open((*source)->persist(), (*source)->base(), kWhere);
-  ASSERT_TRUE(journal);
-  EXPECT_EQ((*journal)->recover(kSmallRegion).error().code, EUCLEAN);
+  EXPECT_EQ(open_journal(**source).error().code, EUCLEAN);
 }
 
 TEST(Journal, RefusesARecordThatNoLaneHolds) {
   auto source = EmulatedNvram::create(kSmallRegion, 1);
   ASSERT_TRUE(source);
   ASSERT_TRUE(format(**source));
-  auto journal = Journal::open((*source)->persist(), (*source)->base(), kWhere);
+  auto journal = open_journal(**source);
   ASSERT_TRUE(journal);
   Record record;
   record.clear();

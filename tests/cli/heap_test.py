@@ -21,6 +21,8 @@ SEGMENT = 64 * 1024
 # Leaks as heap_maker makes them; a block of 100 bytes takes one of 112, one of 200 one of 224, and
 # 100 KiB two segments.
 UNREACHED = {"blocks": 103, "bytes": 100 * 112 + 3 * 2 * SEGMENT}
+# What the thread that died had claimed beyond that counts too: the rest of a word of each class.
+READY = {"blocks": 63 * 6, "bytes": 63 * (32 + 64 + 1024 + 112 + 224 + 32)}
 LOST = {"blocks": 6, "bytes": 5 * 48 + 224}
 HELD = {"blocks": 1, "bytes": 224}
 
@@ -52,6 +54,10 @@ class Heap(unittest.TestCase):
         run = self.btd(*args)
         self.assertEqual((run.returncode, run.stdout), (code, ""), run.stderr)
         self.assertRegex(run.stderr, pattern)
+
+    def assertUnreached(self, blocks, size, more_blocks=0, more_bytes=0):
+        self.assertTrue(0 <= blocks - UNREACHED["blocks"] - more_blocks <= READY["blocks"], blocks)
+        self.assertTrue(0 <= size - UNREACHED["bytes"] - more_bytes <= READY["bytes"], size)
 
     def make(self, what="clean"):
         subprocess.run([MAKER, self.dir, what], check=True)
@@ -125,7 +131,7 @@ class Fresh(Heap):
         self.assertEqual(facts["free_inside_segments"], facts["in_segments"] - facts["used"])
         text = self.good("stat", "h")
         self.assertIn("3 roots, 1 types", text)
-        self.assertRegex(text, r"(?m)^R +64 B +1 +10 +1020 +1% +640 B$")
+        self.assertRegex(text, r"(?m)^R +64 B +1 +10 +1013 +1% +640 B$")
 
     def test_map(self):
         self.make("grow")
@@ -202,32 +208,32 @@ class Fresh(Heap):
 
 
 class Killed(Heap):
-    def test_leaks_are_exact(self):
+    def test_leaks_are_all_found(self):
         self.kill()
         before = self.snapshot()
         report = self.data("leaks", "h")
-        self.assertTrue(report["exact"])
-        self.assertEqual(report["unreached"], UNREACHED)
+        self.assertFalse(report["exact"])
+        self.assertUnreached(report["unreached"]["blocks"], report["unreached"]["bytes"])
         self.assertEqual(report["lost"], LOST)
         self.assertEqual(report["held"], HELD)
         classes = {(row["kind"], row["class"]): row["blocks"] for row in report["classes"]}
-        self.assertEqual(
-            classes,
-            {("unreached", "R 112 B"): 100, ("unreached", "R large"): 3, ("lost", "T 48 B"): 5,
-             ("lost", "T 224 B"): 1, ("held", "R 224 B"): 1},
-        )
+        exact = {("unreached", "R large"): 3, ("lost", "T 48 B"): 5, ("lost", "T 224 B"): 1,
+                 ("held", "R 224 B"): 1}
+        self.assertEqual({key: classes[key] for key in exact}, exact)
+        self.assertTrue(100 <= classes["unreached", "R 112 B"] <= 163, classes)
         self.assertFalse(report["recorded"])
         self.assertEqual(report["sites"], [])
         text = self.good("leaks", "h")
         self.assertIn("set BTD_TRACK=1", text)
-        self.assertIn("unreached: 395 KiB in 103 blocks\n", text)
+        self.assertRegex(text, r"(?m)^unreached: \d+ KiB in \d+ blocks$")
+        self.assertIn("a program died", text)
         self.assertEqual(self.snapshot(), before)
 
     def test_leaks_by_call_site(self):
         self.kill(BTD_TRACK="1")
         report = self.data("leaks", "h")
         self.assertTrue(report["recorded"])
-        self.assertEqual(report["unreached"], UNREACHED)
+        self.assertUnreached(report["unreached"]["blocks"], report["unreached"]["bytes"])
         sizes = {(row["blocks"], row["bytes"]): row for row in report["sites"]}
         small, large = sizes[100, 11200], sizes[3, 3 * 2 * SEGMENT]
         self.assertEqual(small["module"], os.path.realpath(MAKER))
@@ -235,7 +241,7 @@ class Killed(Heap):
             self.assertTrue(small["where"].startswith("leak_small at "), small)
             self.assertIn("heap_maker.c:", small["where"])
             self.assertTrue(large["where"].startswith("leak_large at "), large)
-        self.assertEqual(sum(row["blocks"] for row in report["sites"]), 110)
+        self.assertEqual(sum(row["blocks"] for row in report["sites"] if row["module"]), 110)
         self.assertIn("CALLED FROM", self.good("leaks", "h"))
         # Who opens the heap without recording takes away what would be wrong from then on.
         self.make()
@@ -244,7 +250,8 @@ class Killed(Heap):
     def test_a_full_table_of_call_sites_forgets_and_says_so(self):
         self.kill("many", BTD_TRACK="1024")
         report = self.data("leaks", "h")
-        self.assertEqual(report["unreached"]["blocks"], UNREACHED["blocks"] + 5000)
+        self.assertUnreached(report["unreached"]["blocks"], report["unreached"]["bytes"],
+                             5000, 5000 * 16)
         self.assertGreaterEqual(report["forgotten"], 5000 - 1024)
         known = sum(row["blocks"] for row in report["sites"] if row["module"])
         self.assertTrue(0 < known <= 1024, known)
@@ -257,8 +264,7 @@ class Killed(Heap):
         before = self.snapshot()
         report = self.data("check", "h")
         self.assertEqual((report["uncorrected"], report["repaired"]), (0, 0))
-        self.assertEqual(report["unreached_blocks"], UNREACHED["blocks"])
-        self.assertEqual(report["unreached_bytes"], UNREACHED["bytes"])
+        self.assertUnreached(report["unreached_blocks"], report["unreached_bytes"])
         self.assertEqual(report["lost_blocks"], LOST["blocks"] + HELD["blocks"])
         sentences = " ".join(finding["sentence"] for finding in report["findings"])
         self.assertIn("The heap was not closed", sentences)
@@ -275,7 +281,7 @@ class Killed(Heap):
 
     def test_gc(self):
         self.kill()
-        self.assertIn("395 KiB reclaimed", self.good("gc", "h"))
+        self.assertRegex(self.good("gc", "h"), r"\b(39[5-9]|4\d\d) KiB reclaimed")
         report = self.data("leaks", "h")
         self.assertEqual(report["unreached"], {"blocks": 0, "bytes": 0})
         self.assertEqual((report["lost"], report["held"]), (LOST, HELD))
@@ -286,7 +292,7 @@ class Killed(Heap):
         facts = self.data("stat", "h")
         self.assertEqual(facts["state"], "not closed")
         r = {row["bytes"]: row["used"] for row in facts["classes"] if row["contract"] == "R"}
-        self.assertEqual((r[112], r[64]), (100, 10))
+        self.assertTrue(100 <= r[112] <= 163 and 10 <= r[64] <= 73, r)
         self.assertGreater(facts["journal"]["to_replay"], 0)
 
 
@@ -300,7 +306,7 @@ class InUse(Heap):
             self.assertEqual((facts["state"], facts["pid"]), ("open", process.pid))
             self.assertEqual((facts["roots"], facts["journal"]["to_replay"]), (None, None))
             r = {row["bytes"]: row["used"] for row in facts["classes"] if row["contract"] == "R"}
-            self.assertEqual(r[112], 100)
+            self.assertTrue(100 <= r[112] <= 163, r)
             self.good("stat", "h", "--map", "--svg", os.path.join(self.dir, "x.svg"))
             message = f"^btd: Heap h is open in process {process.pid}; end that"
             for command in ("leaks", "dump", "gc"):
@@ -329,8 +335,10 @@ class InUse(Heap):
         with self.running("leaks"):
             copy = self.copy()
             report = self.data("check", copy)
-            self.assertEqual((report["uncorrected"], report["recoverable_blocks"]), (0, 116))
-            self.assertEqual(self.data("leaks", copy)["unreached"], UNREACHED)
+            self.assertEqual(report["uncorrected"], 0)
+            self.assertTrue(116 <= report["recoverable_blocks"] <= 116 + READY["blocks"])
+            leaks = self.data("leaks", copy)["unreached"]
+            self.assertUnreached(leaks["blocks"], leaks["bytes"])
             self.assertEqual(self.data("check", copy, "--repair", code=1)["unreached_blocks"], 0)
 
     def test_a_copy_of_one_that_was_stopped_in_the_middle_is_sound(self):
@@ -419,8 +427,8 @@ class Damaged(Heap):
     def test_another_version_is_no_damage(self):
         self.make()
         self.flip("arena.0", 8, 0x40)
-        self.refused(8, "has format version 66 but this library reads version", "check", "h")
-        self.refused(64, "has format version 66", "leaks", "h")
+        self.refused(8, "has format version 67 but this library reads version", "check", "h")
+        self.refused(64, "has format version 67", "leaks", "h")
         self.assertEqual(self.data("ls")[0]["state"], "of another version")
 
     def test_a_half_made_arena_is_removed_by_repair(self):
