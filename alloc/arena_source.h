@@ -24,11 +24,12 @@ class ArenaSource {
   [[nodiscard]] virtual std::uint32_t count() const = 0;
   // Adds one zero-filled arena. ENOSPC if there is no room for it.
   virtual Status extend() = 0;
-  // Called before the first store to [off, off + len): after it, no store there can meet a full
-  // file system. ENOSPC. Sources whose memory is reserved by extend() have nothing to do.
+  // Called before the first store to [off, off + len), which lies in one arena: after it, no store
+  // there can meet a full file system. ENOSPC. Sources whose memory is reserved by extend() have
+  // nothing to do.
   virtual Status reserve_space(std::uint64_t /*off*/, std::uint64_t /*len*/) { return {}; }
   [[nodiscard]] virtual Persist& persist() = 0;
-  // The bytes at the head of an arena that may ever have been stored to; behind them all is zero.
+  // The bytes at the head of an arena that are there and may have been stored to.
   [[nodiscard]] virtual std::uint64_t used_bytes(std::uint32_t /*arena*/) { return arena_bytes(); }
   // Where the table's cells are to lie, one for each 64 KiB of base() on, all zero; null: anywhere.
   [[nodiscard]] virtual std::atomic<std::uint64_t>* cells() { return nullptr; }

@@ -51,6 +51,13 @@ class ExtentTree {
     return start;
   }
 
+  // The length of the free run that ends at `end`.
+  [[nodiscard]] std::uint64_t ending_at(std::uint64_t end) const {
+    const auto next = runs_.lower_bound(end);
+    if (next == runs_.begin()) return 0;
+    const auto& [start, length] = *std::prev(next);
+    return start + length == end ? length : 0;
+  }
   [[nodiscard]] std::uint64_t free_segments() const { return free_; }
   [[nodiscard]] std::size_t runs() const { return runs_.size(); }
   [[nodiscard]] std::uint64_t longest() const {

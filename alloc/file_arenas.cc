@@ -36,16 +36,19 @@ int give_name(int dirfd, int fd, const std::string& fresh, const std::string& na
 }
 
 FileArenas::FileArenas(UniqueFd dir, std::uint64_t arena_bytes, std::uint32_t max_arenas, Mode mode)
-    : dir_(std::move(dir)), arena_bytes_(arena_bytes), max_arenas_(max_arenas), mode_(mode) {}
+    : dir_(std::move(dir)),
+      arena_bytes_(arena_bytes),
+      max_arenas_(max_arenas),
+      mode_(mode),
+      sizes_(max_arenas) {}
 
 FileArenas::~FileArenas() {
   if (base_ != nullptr) munmap(base_, arena_bytes_ * max_arenas_);
 }
 
-Status FileArenas::reserve_window(std::byte* base) {
-  const int fixed = base == nullptr ? 0 : MAP_FIXED_NOREPLACE;
-  void* at = mmap(base, arena_bytes_ * max_arenas_, PROT_NONE,
-                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed, -1, 0);
+Status FileArenas::reserve_window() {
+  void* at = mmap(nullptr, arena_bytes_ * max_arenas_, PROT_NONE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (at == MAP_FAILED) {
     return fail(errno, "No address space for " + std::to_string(max_arenas_) + " arenas of " +
                            std::to_string(arena_bytes_) + " bytes; use fewer or smaller arenas.");
@@ -55,7 +58,7 @@ Status FileArenas::reserve_window(std::byte* base) {
 }
 
 Result<std::unique_ptr<FileArenas>> FileArenas::create(int dirfd, std::uint64_t arena_bytes,
-                                                       std::uint32_t max_arenas, std::byte* base) {
+                                                       std::uint32_t max_arenas) {
   if (arena_bytes == 0 || arena_bytes % kSegmentBytes != 0 || max_arenas == 0) {
     return fail(EINVAL, "An arena must be a multiple of 64 KiB and there must be at least one.");
   }
@@ -66,13 +69,13 @@ Result<std::unique_ptr<FileArenas>> FileArenas::create(int dirfd, std::uint64_t 
   if (!dir) return failed(errno, "The directory", "opened");
   std::unique_ptr<FileArenas> arenas(
       new FileArenas(std::move(dir), arena_bytes, max_arenas, Mode::kShared));
-  BTD_TRY(arenas->reserve_window(base));
+  BTD_TRY(arenas->reserve_window());
   BTD_TRY(arenas->extend());
   return arenas;
 }
 
 Result<std::unique_ptr<FileArenas>> FileArenas::open(int dirfd, std::uint32_t max_arenas, Mode mode,
-                                                     std::byte* base) {
+                                                     std::uint64_t most) {
   UniqueFd dir(fcntl(dirfd, F_DUPFD_CLOEXEC, 0));
   if (!dir) return failed(errno, "The directory", "opened");
   std::unique_ptr<FileArenas> arenas;
@@ -84,26 +87,26 @@ Result<std::unique_ptr<FileArenas>> FileArenas::open(int dirfd, std::uint32_t ma
     if (!file) return failed(errno, name, "opened");
     BTD_ASSIGN(const std::uint64_t size, size_of(file.get(), name));
     if (i == 0) {
-      if (size == 0 || size % kSegmentBytes != 0) {
+      if (size == 0 || (most == 0 && size % kSegmentBytes != 0)) {
         return fail(EUCLEAN, name + " has " + std::to_string(size) +
                                  " bytes, which is no arena; it was truncated: restore it.");
       }
       // NOLINTNEXTLINE(bugprone-use-after-move): only the first round comes here
-      arenas.reset(new FileArenas(std::move(dir), size, max_arenas, mode));
-      BTD_TRY(arenas->reserve_window(base));
+      arenas.reset(new FileArenas(std::move(dir), most == 0 ? size : most, max_arenas, mode));
+      BTD_TRY(arenas->reserve_window());
     }
-    if (size != arenas->arena_bytes_) {
+    if (most == 0 ? size != arenas->arena_bytes_ : size > most) {
       return fail(EUCLEAN, name + " has " + std::to_string(size) + " bytes instead of " +
                                std::to_string(arenas->arena_bytes_) +
                                "; it was truncated: restore it.");
     }
-    BTD_TRY(arenas->attach(file.get()));
+    BTD_TRY(arenas->attach(file.get(), size));
   }
   if (!arenas) return fail(EINVAL, "There must be at least one arena.");
   return arenas;
 }
 
-Status FileArenas::attach(int fd) {
+Status FileArenas::attach(int fd, std::uint64_t bytes) {
   std::byte* at = base_ + count_ * arena_bytes_;
   BTD_ASSIGN(const Nvram nvram, mode_ == Mode::kPrivate ? map_private(fd, at, arena_bytes_)
                                                         : map_nvram(fd, at, arena_bytes_));
@@ -113,8 +116,14 @@ Status FileArenas::attach(int fd) {
   } else if (nvram.domain != nvram_.domain) {
     return fail(EINVAL, "The arenas of one heap lie on different kinds of storage; move them.");
   }
+  sizes_[count_] = bytes;
   ++count_;
   return {};
+}
+
+Status FileArenas::reserve_space(std::uint64_t off, std::uint64_t len) {
+  if (off % arena_bytes_ + len <= sizes_[off / arena_bytes_]) return {};
+  return fail(EROFS, "A heap that is only looked at does not grow.");
 }
 
 // Allocates the file whole under another name, then gives it its own.
@@ -144,7 +153,7 @@ Status FileArenas::extend() {
   BTD_TRY(make_file(name));
   const UniqueFd file(openat(dir_.get(), name.c_str(), O_RDWR | O_CLOEXEC));
   if (!file) return failed(errno, name, "opened");
-  return attach(file.get());
+  return attach(file.get(), arena_bytes_);
 }
 
 }  // namespace btd

@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 #include <vector>
+#include <vector>
 
 #include "alloc/arena_source.h"
 #include "alloc/nvram.h"
@@ -32,15 +33,14 @@ class FileArenas final : public ArenaSource {
     kPrivate,  // changes stay in this process: for an offline check
   };
 
-  // Makes `arena.0`; the directory has none. `base` asks for a place in address space; null: any.
-  // Errors: EEXIST; EINVAL the size; ENOSPC; EOPNOTSUPP the file system cannot reserve space.
+  // Makes `arena.0`; the directory has none. Errors: EEXIST; EINVAL the size; ENOSPC; EOPNOTSUPP
+  // the file system cannot reserve space.
   static Result<std::unique_ptr<FileArenas>> create(int dirfd, std::uint64_t arena_bytes,
-                                                    std::uint32_t max_arenas,
-                                                    std::byte* base = nullptr);
-  // Opens what is there. Errors: ENOENT no `arena.0`; EUCLEAN a file has another size than the
-  // first.
+                                                    std::uint32_t max_arenas);
+  // Opens what is there. `most` bytes are what an arena's file may grow to; 0: all have the size of
+  // the first. Errors: ENOENT no `arena.0`; EUCLEAN a file has a size that it may not have.
   static Result<std::unique_ptr<FileArenas>> open(int dirfd, std::uint32_t max_arenas, Mode mode,
-                                                  std::byte* base = nullptr);
+                                                  std::uint64_t most = 0);
   ~FileArenas() override;
   FileArenas(const FileArenas&) = delete;
   FileArenas& operator=(const FileArenas&) = delete;
@@ -50,13 +50,15 @@ class FileArenas final : public ArenaSource {
   [[nodiscard]] std::uint32_t count() const override { return count_.load(); }
   // ENOSPC the file system is full or all arenas are in use; EROFS in private mode.
   Status extend() override;
+  Status reserve_space(std::uint64_t off, std::uint64_t len) override;
+  [[nodiscard]] std::uint64_t used_bytes(std::uint32_t arena) override { return sizes_[arena]; }
   Persist& persist() override { return *persist_; }
   [[nodiscard]] const Nvram& nvram() const { return nvram_; }
 
  private:
   FileArenas(UniqueFd dir, std::uint64_t arena_bytes, std::uint32_t max_arenas, Mode mode);
-  Status reserve_window(std::byte* base);
-  Status attach(int fd);
+  Status reserve_window();
+  Status attach(int fd, std::uint64_t bytes);
   Status make_file(const std::string& name);
 
   const UniqueFd dir_;
@@ -65,6 +67,7 @@ class FileArenas final : public ArenaSource {
   const Mode mode_;
   std::byte* base_ = nullptr;
   std::atomic<std::uint32_t> count_{0};
+  std::vector<std::uint64_t> sizes_;  // of the files
   Nvram nvram_;
   std::optional<Persist> persist_;  // chosen by the first mapping
 };

@@ -83,12 +83,12 @@ void Heap::write_identity(std::uint32_t index, const ArenaIdentity& model) {
                            .crc = {}};
   const std::uint32_t crc = crc32c(&bare, offsetof(ArenaIdentity, crc));
   persist_.copy_nodrain(header(index), &bare, sizeof(bare));
+  persist_.store(header(index)->grown, checked_word(0));
   persist_.store(header(index)->identity.crc, crc);
 }
 
 Result<std::unique_ptr<Heap>> Heap::format(ArenaSource& source, const Options& options) {
-  const bool fresh = source.count() == 0;  // then its arena is zero
-  if (fresh) BTD_TRY(source.extend());
+  if (source.count() == 0) BTD_TRY(source.extend());
   const Journal::Geometry lanes{.lanes = options.lanes, .lane_bytes = options.lane_bytes};
   const SegmentTable::Geometry plan =
       SegmentTable::plan(source.arena_bytes(), sizeof(ArenaHeader) + Journal::media_bytes(lanes));
@@ -96,15 +96,20 @@ Result<std::unique_ptr<Heap>> Heap::format(ArenaSource& source, const Options& o
   std::unique_ptr<Heap> heap(new Heap(source));
   Persist& persist = source.persist();
   ArenaHeader* const header = heap->header();
+  const std::uint64_t used = source.used_bytes(0);
+  BTD_TRY(source.reserve_space(0, plan.table_offset));
   // First the old heap, if any, stops being one; last the new one begins to be.
   persist.store(header->identity.magic, std::uint64_t{0});
   if (!persist.drain()) return std::unexpected(persist.health().error());
-  if (!fresh) {
+  if (used != 0) {
     const std::vector<std::byte> zero(
         std::max<std::size_t>(sizeof(ArenaHeader), plan.segment_count * sizeof(SegmentHeader)));
     persist.copy_nodrain(header, zero.data(), sizeof(ArenaHeader));
-    persist.copy_nodrain(source.base() + plan.table_offset, zero.data(),
-                         plan.segment_count * sizeof(SegmentHeader));
+    const std::uint64_t table_end = plan.table_offset + plan.segment_count * sizeof(SegmentHeader);
+    if (used > plan.table_offset) {
+      persist.copy_nodrain(source.base() + plan.table_offset, zero.data(),
+                           std::min(used, table_end) - plan.table_offset);
+    }
   }
   Journal::format(persist, source.base() + sizeof(ArenaHeader), lanes);
   persist.store(header->state, checked_word(HeapState{.clean = true}.pack()));
@@ -155,11 +160,22 @@ Status Heap::check_identity(const ArenaSource& source, const ArenaIdentity& iden
   return {};
 }
 
+// What is read before anything says how large the arena is.
+Status Heap::check_present(ArenaSource& source, std::uint32_t index, std::uint64_t bytes) {
+  const std::uint64_t there = source.used_bytes(index);
+  if (there >= bytes) return {};
+  return fail(EUCLEAN, "Arena " + std::to_string(index) + " has " + std::to_string(there) +
+                           " bytes instead of " + std::to_string(bytes) +
+                           " or more; it was truncated: restore it.");
+}
+
 Result<std::unique_ptr<Heap>> Heap::open(ArenaSource& source) {
   if (source.count() == 0) return fail(EINVAL, "There is no arena; format a heap first.");
   std::unique_ptr<Heap> heap(new Heap(source));
   const ArenaHeader& first = *heap->header();
+  BTD_TRY(check_present(source, 0, sizeof(ArenaHeader)));
   BTD_TRY(check_identity(source, first.identity, 0));
+  BTD_TRY(check_present(source, 0, first.identity.table_offset));
   const std::optional<std::uint64_t> arenas = checked_value(first.arena_count);
   const std::optional<std::uint64_t> state = checked_value(first.state);
   if (!arenas || !state || *arenas == 0 || *arenas > SegmentTable::kMaxArenas) {
@@ -172,6 +188,7 @@ Result<std::unique_ptr<Heap>> Heap::open(ArenaSource& source) {
   }
   const auto count = static_cast<std::uint32_t>(*arenas);
   for (std::uint32_t i = 1; i < count; ++i) {
+    BTD_TRY(check_present(source, i, sizeof(ArenaHeader)));
     BTD_TRY(check_identity(source, heap->header(i)->identity, i));
     const std::array<std::uint8_t, 16> mine = heap->header(i)->identity.heap_uuid;
     const std::array<std::uint8_t, 16> other = first.identity.heap_uuid;
@@ -209,7 +226,7 @@ Status Heap::attach(std::uint32_t index, bool clean) {
     const bool small = segment->word.kind == SegmentKind::kSmall;
     if (small && segment->free_slots > 0) list(bins_.at(segment->word.size_class), segment);
   }
-  limbo_limit_ = std::min(kMaxLimboBytes, table_.total_segments() * kSegmentBytes / 8);
+  limbo_limit_ = std::min(kMaxLimboBytes, table_.capacity() * kSegmentBytes / 8);
   return {};
 }
 

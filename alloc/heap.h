@@ -230,6 +230,7 @@ class Heap {
                    const std::function<void(const std::string&)>& report) const;
   static Status check_identity(const ArenaSource& source, const ArenaIdentity& identity,
                                std::uint32_t index);
+  static Status check_present(ArenaSource& source, std::uint32_t index, std::uint64_t bytes);
   void write_identity(std::uint32_t index, const ArenaIdentity& model);
   Status attach(std::uint32_t index, bool clean);
   Status add_arena();

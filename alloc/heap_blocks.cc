@@ -97,7 +97,8 @@ Status Heap::make_room(std::uint64_t span) {
     if (table_.longest_run() >= span) return {};
   }
   BTD_TRY(trim());
-  if (table_.longest_run() >= span) return {};
+  BTD_ASSIGN(const bool grown, table_.grow(span));
+  if (grown) return {};
   const std::uint64_t most =
       SegmentTable::plan(source_.arena_bytes(), sizeof(ArenaHeader)).segment_count;
   if (span > most) {
@@ -116,9 +117,14 @@ Status Heap::add_arena() {
   // An arena that a crash left half made is made again; until arena_count says so it is nothing.
   const SegmentTable::Geometry plan =
       SegmentTable::plan(source_.arena_bytes(), sizeof(ArenaHeader));
-  const std::vector<std::byte> zero(plan.segment_count * sizeof(SegmentHeader));
-  persist_.copy_nodrain(base_ + index * source_.arena_bytes() + plan.table_offset, zero.data(),
-                        zero.size());
+  const Offset start = index * source_.arena_bytes();
+  const std::uint64_t table_end = plan.table_offset + plan.segment_count * sizeof(SegmentHeader);
+  const std::uint64_t used = std::min(source_.used_bytes(index), table_end);
+  BTD_TRY(source_.reserve_space(start, sizeof(ArenaHeader)));
+  if (used > plan.table_offset) {
+    const std::vector<std::byte> zero(used - plan.table_offset);
+    persist_.copy_nodrain(base_ + start + plan.table_offset, zero.data(), zero.size());
+  }
   write_identity(index, header()->identity);
   if (!persist_.drain()) return persist_.health();
   persist_.store(header()->arena_count, checked_word(index + 1));

@@ -57,7 +57,9 @@ void Heap::check_arena(std::uint32_t index,
     return;  // nothing in it can be found
   }
   const Offset start = index * source_.arena_bytes();
-  for (std::uint32_t i = 0; i < identity.segment_count; ++i) {
+  if (checked_value(header(index)->grown) != table_.grown(index))
+    report("The size of arena " + std::to_string(index) + " is damaged.");
+  for (std::uint32_t i = 0; i < table_.grown(index); ++i) {
     const Offset at = start + identity.segments_offset + i * kSegmentBytes;
     const Segment* const segment = table_.segment_of(at);
     const auto& media = *reinterpret_cast<const SegmentHeader*>(

@@ -135,7 +135,8 @@ struct ArenaHeader {
   persistent<std::uint64_t> state;  // checked word of HeapState; a line of its own, arena 0 only
   std::array<std::uint8_t, 56> pad1;
   persistent<std::uint64_t> arena_count;  // checked word: arenas whose header is durable; arena 0
-  std::array<std::uint8_t, 56> pad2;
+  persistent<std::uint64_t> grown;  // checked word: segments that have memory; of each arena
+  std::array<std::uint8_t, 48> pad2;
   HeapShared heap;                              // arena 0 only
   persistent<std::uint64_t> roots[kRootSlots];  // changed through the journal; arena 0 only
   CopyIntent copy;                              // changed through the journal; arena 0 only
@@ -146,6 +147,7 @@ struct ArenaHeader {
 static_assert(sizeof(ArenaHeader) == kPageBytes);
 static_assert(offsetof(ArenaHeader, state) == 128);
 static_assert(offsetof(ArenaHeader, arena_count) == 192);
+static_assert(offsetof(ArenaHeader, grown) == 200);
 static_assert(offsetof(ArenaHeader, heap) == 256);
 static_assert(offsetof(ArenaHeader, roots) == 512);
 static_assert(offsetof(ArenaHeader, copy) == 1024);

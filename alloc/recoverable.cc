@@ -32,14 +32,7 @@ ThreadCaches::~ThreadCaches() {
 
 }  // namespace
 
-// No cache, and no segment's `fast` either: the address of what is none.
-static constinit char g_no_cache = 0;
-thread_local constinit Recoverable::Last Recoverable::t_last{
-    nullptr, reinterpret_cast<Recoverable::Cache*>(&g_no_cache)};
-
-Recoverable::Last Recoverable::no_last() {
-  return {nullptr, reinterpret_cast<Cache*>(&g_no_cache)};
-}
+thread_local constinit Recoverable::Last Recoverable::t_last{};
 
 Recoverable::Cache& Recoverable::my_cache() {
   if (t_last.heap == this) [[likely]]
@@ -81,7 +74,7 @@ Recoverable::Cache& Recoverable::take_cache() {
 
 void Recoverable::rest(Cache& cache) {
   const std::lock_guard lock(resting_mutex_);
-  if (t_last.cache == &cache) t_last = no_last();
+  if (t_last.cache == &cache) t_last = {};
   if (attached_) resting_.push_back(&cache);
 }
 
@@ -90,7 +83,7 @@ void Recoverable::forget_thread() {
   static auto* const kept = new std::vector<ThreadCaches::Entry>;
   kept->insert(kept->end(), t_caches.entries.begin(), t_caches.entries.end());
   t_caches.entries.clear();
-  t_last = no_last();
+  t_last = {};
 }
 
 void Recoverable::detach() {
@@ -240,7 +233,7 @@ void Recoverable::count(Segment& segment) {
 
 // `cache` owns the segment from now on.
 void Recoverable::give_to(Segment& segment, const Cache* cache) {
-  segment.fast.store(nullptr, std::memory_order_release);
+  segment.fast.store(&Segment::kNobody, std::memory_order_release);
   segment.owner.store(cache, std::memory_order_release);
   open_fast_path(segment, cache);
 }

@@ -152,12 +152,11 @@ class Recoverable : public std::enable_shared_from_this<Recoverable> {
   static void forget_thread();
 
  private:
-  // The heap used last by this thread, and its cache there; at first one that nothing belongs to.
+  // The heap used last by this thread, and its cache there.
   struct Last {
-    const Recoverable* heap;
-    Cache* cache;
+    const Recoverable* heap = nullptr;
+    Cache* cache = nullptr;  // null: no segment's `fast` is that
   };
-  static Last no_last();
   static thread_local constinit Last t_last __attribute__((tls_model("initial-exec")));
 
   [[gnu::noinline]] void spill(Cache& cache, Segment& segment, std::uint32_t slot) {
@@ -185,7 +184,7 @@ class Recoverable : public std::enable_shared_from_this<Recoverable> {
   static void open_fast_path(Segment& segment, const Cache* cache) {
     if (segment.state == nullptr || segment.large() || segment.logged_seq.load() != 0) return;
     segment.fast.store(cache);
-    if (segment.logged_seq.load() != 0) segment.fast.store(nullptr);  // logged meanwhile
+    if (segment.logged_seq.load() != 0) segment.fast.store(&Segment::kNobody);  // meanwhile
   }
   static void give_to(Segment& segment, const Cache* cache);
 

@@ -22,13 +22,14 @@ namespace btd {
 
 struct Segment {
   static constexpr std::uint32_t kNotListed = ~0U;
+  static constexpr char kNobody = 0;        // its address is no cache's, and not null
   static constexpr std::uint8_t kFree = 0;  // states
   static constexpr std::uint8_t kAllocated = 1;
   static constexpr std::uint8_t kFreedByOther = 2;
 
   // What the fast paths of contract R read, together: one line.
-  // The cache whose thread may free here without more ado; null: the long way.
-  alignas(kLineBytes) std::atomic<const void*> fast{nullptr};
+  // The cache whose thread may free here without more ado; kNobody: the long way for all.
+  alignas(kLineBytes) std::atomic<const void*> fast{&kNobody};
   Offset data = 0;  // slot 0
   std::uint64_t slot_bytes = 0;
   std::uint64_t inverse = 0;  // inverse_of(slot_bytes); 0 of a large extent
@@ -86,7 +87,7 @@ struct Segment {
     std::uint64_t known = logged_seq.load(std::memory_order_relaxed);
     while (known < seq && !logged_seq.compare_exchange_weak(known, seq)) {
     }
-    fast.store(nullptr);
+    fast.store(&kNobody);
   }
 
   // The slots of word `i` that are allocated.

@@ -14,6 +14,11 @@ namespace {
 // What a table covers at most; with a pointer for each segment, 128 MiB of address space.
 constexpr std::uint64_t kMaxTableBytes = std::uint64_t{1} << 40;
 
+// How far an arena grows ahead of need, in segments.
+constexpr std::uint64_t kGrowthShare = 128;
+constexpr std::uint64_t kMinGrowth = 64;
+constexpr std::uint64_t kMaxGrowth = 1024;
+
 constexpr std::uint64_t round_up(std::uint64_t value, std::uint64_t to) {
   return (value + to - 1) / to * to;
 }
@@ -69,18 +74,32 @@ Status SegmentTable::attach(std::uint32_t index, const Geometry& geometry, bool 
   if ((index + 1) * arena_bytes_ > map_.size() * kSegmentBytes) {
     return fail(ENOSPC, "The heap has all arenas it may have.");
   }
+  const std::optional<std::uint64_t> grown = checked_value(arena_header(index)->grown);
+  if (!grown || *grown > geometry.segment_count) {
+    return fail(EUCLEAN, "Arena " + std::to_string(index) +
+                             " has a damaged header; restore the heap from a backup.");
+  }
+  const std::uint64_t bytes =
+      *grown == 0 ? sizeof(ArenaHeader) : geometry.segments_offset + *grown * kSegmentBytes;
+  if (source_.used_bytes(index) < bytes) {
+    return fail(EUCLEAN, "Arena " + std::to_string(index) + " has " +
+                             std::to_string(source_.used_bytes(index)) + " bytes instead of " +
+                             std::to_string(bytes) + "; it was truncated: restore it.");
+  }
   arenas_[index] = geometry;
+  const auto count = static_cast<std::uint32_t>(*grown);
+  grown_[index].store(count);
   arena_count_.store(index + 1, std::memory_order_release);
   const std::lock_guard lock(mutex_);
   std::uint32_t free = 0;  // neighbouring free segments before i
-  for (std::uint32_t i = 0; i < geometry.segment_count;) {
+  for (std::uint32_t i = 0; i < count;) {
     std::uint32_t used = 0;
     BTD_TRY(read_segment(index, i, clean, found, used));
     if (used != 0 && free != 0) extents_.put(first_id(index) + i - free, free);
     free = used != 0 ? 0 : free + 1;
     i += std::max(used, 1U);
   }
-  if (free != 0) extents_.put(first_id(index) + geometry.segment_count - free, free);
+  if (free != 0) extents_.put(first_id(index) + count - free, free);
   return {};
 }
 
@@ -115,7 +134,7 @@ Status SegmentTable::read_segment(std::uint32_t arena, std::uint32_t index, bool
       arena * arena_bytes_ + arenas_[arena].table_offset + index * sizeof(SegmentHeader);
   const auto* header = reinterpret_cast<const SegmentHeader*>(base_ + at);
   if (header->word == 0) return {};
-  const Decoded decoded = decode(header->word, arenas_[arena].segment_count - index);
+  const Decoded decoded = decode(header->word, grown_[arena].load() - index);
   if (decoded.damage != nullptr) return damaged(arena, index, decoded.damage);
   const SegmentWord& word = decoded.word;
   const bool small = word.kind == SegmentKind::kSmall;
@@ -168,7 +187,7 @@ Segment* SegmentTable::make(SegmentWord word, std::uint64_t id) {
   segment->hint = 0;
   segment->list_index = Segment::kNotListed;
   segment->free_slots = segment->slots;
-  segment->fast.store(nullptr, std::memory_order_relaxed);
+  segment->fast.store(&Segment::kNobody, std::memory_order_relaxed);
   segment->owner.store(nullptr, std::memory_order_relaxed);
   segment->logged_seq.store(0, std::memory_order_relaxed);
   segment->uncounted = segment->dirty = false;
@@ -202,7 +221,7 @@ void SegmentTable::set_places(Segment& segment, Offset inline_bitmap) {
   segment.words = (segment.slots + 63) / 64;
   segment.slot_bytes = size.bytes;
   segment.inverse = size.inverse;
-  segment.bitmap = size.inline_bitmap ? inline_bitmap : start + bitmap_offset(segment.id);
+  segment.bitmap = size.inline_bitmap ? inline_bitmap : start;
 }
 
 void SegmentTable::set_pointers(const Segment& segment, Segment* to) {
@@ -210,19 +229,55 @@ void SegmentTable::set_pointers(const Segment& segment, Segment* to) {
 }
 
 Result<Segment*> SegmentTable::take(SegmentWord word) {
-  std::uint64_t id = 0;
-  {
-    const std::lock_guard lock(mutex_);
-    const std::optional<std::uint64_t> run = extents_.take(word.span);
-    if (!run) return nullptr;
-    id = *run;
+  for (;;) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (const std::optional<std::uint64_t> run = extents_.take(word.span)) return make(word, *run);
+    }
+    const Result<bool> grown = grow(word.span);
+    if (grown && *grown) continue;
+    if (grown || grown.error().code == ENOSPC) return nullptr;
+    return std::unexpected(grown.error());
   }
-  // Without the lock: it may take as long as the file system likes.
-  Status reserved = source_.reserve_space(id * kSegmentBytes, word.span * kSegmentBytes);
+}
+
+Result<bool> SegmentTable::grow(std::uint64_t span) {
+  const std::lock_guard one(growth_mutex_);
+  if (longest_run() >= span) return true;
+  for (std::uint32_t arena = 0; arena < arenas(); ++arena) {
+    const std::uint64_t has = grown_[arena].load();
+    const std::uint64_t room = arenas_[arena].segment_count - has;
+    const std::uint64_t tail = [&] {
+      const std::lock_guard lock(mutex_);
+      return extents_.ending_at(first_id(arena) + has);
+    }();
+    if (room == 0 || tail + room < span) continue;
+    // Ahead of need, by less than a hundredth of what there is.
+    const std::uint64_t needed = span > tail ? span - tail : 1;
+    const std::uint64_t ahead = std::clamp(has / kGrowthShare, kMinGrowth, kMaxGrowth);
+    const std::uint64_t most = std::min(std::max(needed, ahead), room);
+    Status done = grow_arena(arena, most);
+    if (!done && done.error().code == ENOSPC && most > needed) done = grow_arena(arena, needed);
+    BTD_TRY(std::move(done));
+    return true;
+  }
+  return false;
+}
+
+Status SegmentTable::grow_arena(std::uint32_t arena, std::uint64_t segments) {
+  const Geometry& plan = arenas_[arena];
+  const std::uint64_t has = grown_[arena].load();
+  const Offset start = arena * arena_bytes_;
+  BTD_TRY(source_.reserve_space(start + plan.table_offset + has * sizeof(SegmentHeader),
+                                segments * sizeof(SegmentHeader)));
+  BTD_TRY(source_.reserve_space(start + plan.segments_offset + has * kSegmentBytes,
+                                segments * kSegmentBytes));
+  persist_.store(arena_header(arena)->grown, checked_word(has + segments));
+  if (!persist_.drain()) return persist_.health();
   const std::lock_guard lock(mutex_);
-  if (reserved) return make(word, id);
-  extents_.put(id, word.span);
-  return std::unexpected(std::move(reserved).error());
+  grown_[arena].store(static_cast<std::uint32_t>(has + segments));
+  extents_.put(first_id(arena) + has, segments);
+  return {};
 }
 
 // Plain stores: nobody trusts the bits of a recoverable segment before a clean close persists them.
@@ -277,7 +332,7 @@ Status SegmentTable::retire(std::span<Segment* const> empty) {
 }
 
 void SegmentTable::put_back(Segment* segment) {
-  segment->fast.store(nullptr, std::memory_order_release);
+  segment->fast.store(&Segment::kNobody, std::memory_order_release);
   segment->owner.store(nullptr, std::memory_order_release);
   set_pointers(*segment, nullptr);
   const std::lock_guard lock(mutex_);
@@ -292,8 +347,14 @@ std::uint64_t SegmentTable::free_segments() const {
 
 std::uint64_t SegmentTable::total_segments() const {
   std::uint64_t total = 0;
-  for (std::uint32_t i = 0; i < arenas(); ++i) total += arenas_[i].segment_count;
+  for (std::uint32_t i = 0; i < arenas(); ++i) total += grown_[i].load();
   return total;
+}
+
+std::uint64_t SegmentTable::capacity() const {
+  std::uint64_t sum = 0;
+  for (std::uint32_t i = 0; i < arenas(); ++i) sum += arenas_[i].segment_count;
+  return sum;
 }
 
 std::uint64_t SegmentTable::longest_run() const {

@@ -86,9 +86,9 @@ class SegmentTable {
   SegmentTable(const SegmentTable&) = delete;
   SegmentTable& operator=(const SegmentTable&) = delete;
 
-  // Takes in arena `index`, whose header is valid: reads its table, one line a segment; `found`
-  // gets every segment in use. A fresh arena has an all-zero table. `clean`: the bits of
-  // recoverable segments are true; else they are dirty. Errors: EUCLEAN, ENOMEM.
+  // Takes in arena `index`, whose header is valid: reads its table as far as the arena has grown,
+  // one line a segment; `found` gets every segment in use. `clean`: the bits of recoverable
+  // segments are true; else they are dirty. Errors: EUCLEAN, ENOMEM.
   Status attach(std::uint32_t index, const Geometry& geometry, bool clean,
                 std::vector<Segment*>& found);
   // Calls visit(Segment&) for every segment in use. No segment may come or go meanwhile.
@@ -96,17 +96,19 @@ class SegmentTable {
   void for_each(Visit&& visit) const {
     for (std::uint32_t a = 0; a < arenas(); ++a) {
       const std::uint64_t first = first_id(a);
-      for (std::uint64_t id = first; id < first + arenas_[a].segment_count; ++id) {
+      for (std::uint64_t id = first; id < first + grown_[a].load(); ++id) {
         Segment* segment = map_.get(id);
         if (segment != nullptr && segment->id == id) visit(*segment);
       }
     }
   }
 
-  // Takes `span` neighbouring free segments, or null when there are none.
-  // The header on NVRAM is not written: create() or a transaction does that. Errors: ENOSPC the
-  // source could not reserve their space.
+  // Takes `span` neighbouring free segments, growing an arena where it must; null when there are
+  // none. The header on NVRAM is not written: create() or a transaction does that. Errors: EIO.
   [[nodiscard]] Result<Segment*> take(SegmentWord word);
+  // Gives an arena memory for so many more segments that a run of `span` is free, or fails: ENOSPC
+  // the source has no more; false: no arena has room. One fence.
+  Result<bool> grow(std::uint64_t span);
   // Persists the headers of new segments: one fence, two where a transactional bitmap is cleared.
   Status create(std::span<Segment* const> fresh);
   // Persists zero words in the headers of empty segments, in one fence, and frees them.
@@ -134,10 +136,18 @@ class SegmentTable {
     return arena_count_.load(std::memory_order_acquire);
   }
   [[nodiscard]] std::uint64_t free_segments() const;
+  // Segments that have memory.
   [[nodiscard]] std::uint64_t total_segments() const;
+  // Segments that arenas may grow to.
+  [[nodiscard]] std::uint64_t capacity() const;
+  [[nodiscard]] std::uint32_t grown(std::uint32_t arena) const { return grown_[arena].load(); }
   [[nodiscard]] std::uint64_t longest_run() const;
 
  private:
+  [[nodiscard]] ArenaHeader* arena_header(std::uint32_t arena) const {
+    return reinterpret_cast<ArenaHeader*>(base_ + arena * arena_bytes_);
+  }
+  Status grow_arena(std::uint32_t arena, std::uint64_t segments);
   [[nodiscard]] std::uint64_t first_id(std::uint32_t arena) const {
     return (arena * arena_bytes_ + arenas_[arena].segments_offset) / kSegmentBytes;
   }
@@ -162,7 +172,9 @@ class SegmentTable {
   // where an arena's header lies, so that runs never join across them.
   SegmentMap map_;
   std::array<Geometry, kMaxArenas> arenas_{};
+  std::array<std::atomic<std::uint32_t>, kMaxArenas> grown_{};  // segments that have memory
   std::atomic<std::uint32_t> arena_count_{0};
+  std::mutex growth_mutex_;  // one growth at a time; before mutex_
   mutable std::mutex mutex_;  // extents_, pool_, spare_
   ExtentTree extents_;
   std::deque<Segment> pool_;  // never shrinks: a stale lookup must not meet freed memory

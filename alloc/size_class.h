@@ -16,13 +16,6 @@
 
 namespace btd {
 
-// Bitmaps at the heads of segments begin at one of so many lines: they lie 64 KiB apart, and at one
-// offset they would share a set of the processor's cache.
-inline constexpr std::uint64_t kBitmapColours = 8;
-[[nodiscard]] constexpr std::uint64_t bitmap_offset(std::uint64_t segment_id) {
-  return segment_id % kBitmapColours * kLineBytes;
-}
-
 struct SizeClass {
   std::uint32_t bytes = 0;        // of a slot
   std::uint32_t slots = 0;        // in one segment
@@ -61,8 +54,7 @@ constexpr SizeClass make_class(std::size_t index) {
   if (!made.inline_bitmap) {
     // The bitmap covers the slots it displaces too: a few bits never used, no fixed point to solve.
     const std::uint64_t most = kSegmentBytes / made.bytes;
-    const std::uint64_t bitmap =
-        (most + 63) / 64 * sizeof(SlotBits) + (kBitmapColours - 1) * kLineBytes;
+    const std::uint64_t bitmap = (most + 63) / 64 * sizeof(SlotBits);
     // Slots stay as aligned as their size: a 128-byte slot lies on two whole lines.
     const std::uint64_t align = std::uint64_t{made.bytes} & (~std::uint64_t{made.bytes} + 1);
     made.data_offset = static_cast<std::uint32_t>((bitmap + align - 1) / align * align);
@@ -121,7 +113,7 @@ static_assert(kSizeClasses[size_class_of(1)].bytes == 16);
 static_assert(kSizeClasses[size_class_of(129)].bytes == 160);
 static_assert(kSizeClasses[size_class_of(4096)].bytes == 4096);
 static_assert(kSizeClasses[size_class_of(4096)].slots == 16);
-static_assert(kSizeClasses[size_class_of(64)].slots == 1013);
+static_assert(kSizeClasses[size_class_of(64)].slots == 1020);
 static_assert(kSizeClasses[kClasses - 1].bytes == kMaxSmallBytes);
 static_assert(kSizeClasses[size_class_of(8192)].slots_in(kSizeClasses[size_class_of(8192)].span) >=
               32);

@@ -2,11 +2,9 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <pthread.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -33,10 +31,8 @@ namespace {
 // Journal lanes of a new heap: so many threads commit at once; they take an eighth of an arena at
 // most.
 constexpr std::uint32_t kMaxLanes = 16;
-// Sparse files cost nothing before they are used. A mount of ours gives a file all its space at
-// once, so that a store to it cannot fail.
-constexpr std::uint64_t kSparseArenaBytes = std::uint64_t{1} << 30;
-constexpr std::uint64_t kWholeArenaBytes = std::uint64_t{64} << 20;
+// Address space alone: an arena's file grows as it is used.
+constexpr std::uint64_t kArenaBytes = kWindowBytes / HeapFiles::kMaxFiles;
 constexpr std::chrono::milliseconds kMakeWait{10'000};
 
 // Opens, closes, forks. Never destroyed: exit() closes heaps after static objects are gone.
@@ -45,19 +41,12 @@ std::mutex& open_mutex() {
   return *mutex;
 }
 
-std::uint64_t arena_bytes_for(int dirfd, const Settings& settings) {
-  struct statfs fs{};
-  const bool whole = fstatfs(dirfd, &fs) == 0 && fs.f_type == FUSE_SUPER_MAGIC;
-  std::uint64_t arena = settings.arena_bytes;
-  if (arena == 0) arena = std::min(whole ? kWholeArenaBytes : kSparseArenaBytes, kWindowBytes);
-  if (settings.max_bytes == 0) return arena;
-  return std::min(arena, settings.max_bytes / HeapFiles::kStepBytes * HeapFiles::kStepBytes);
-}
-
-Heap::Options heap_options(std::uint64_t arena_bytes, unsigned window) {
+Heap::Options heap_options(std::uint64_t arena_bytes, const Settings& settings, unsigned window) {
   Heap::Options options;
+  const std::uint64_t most =
+      settings.max_bytes == 0 ? arena_bytes : std::min(arena_bytes, settings.max_bytes);
   options.lanes = static_cast<std::uint32_t>(
-      std::clamp<std::uint64_t>(arena_bytes / 8 / options.lane_bytes, 1, kMaxLanes));
+      std::clamp<std::uint64_t>(most / 8 / options.lane_bytes, 1, kMaxLanes));
   options.window_gib = window_gib(window);
   return options;
 }
@@ -186,19 +175,16 @@ Result<Opened> make_heap(int parent, const Settings& settings) {
   }
   BTD_ASSIGN(UniqueFd dir, open_subdirectory(parent, fresh));
   const auto build = [&]() -> Result<Opened> {
-    const std::uint64_t arena = arena_bytes_for(dir.get(), settings);
+    const std::uint64_t arena = settings.arena_bytes != 0 ? settings.arena_bytes : kArenaBytes;
     BTD_ASSIGN(UniqueFd lock, lock_heap(dir.get(), settings.heap));
     UniqueFd own(fcntl(dir.get(), F_DUPFD_CLOEXEC, 0));
     if (!own) return fail(errno);
-    const Heap::Options options = heap_options(arena, window);
-    const std::uint64_t journal =
-        Journal::media_bytes({.lanes = options.lanes, .lane_bytes = options.lane_bytes});
+    const Heap::Options options = heap_options(arena, settings, window);
     BTD_ASSIGN(auto files, HeapFiles::create(std::move(own), std::move(lock),
                                              {.name = settings.heap,
                                               .window = window,
                                               .arena_bytes = arena,
                                               .max_bytes = settings.max_bytes,
-                                              .journal_bytes = journal,
                                               .flush = settings.flush}));
     BTD_ASSIGN(auto heap, Heap::format(*files, options));
     if (renameat(parent, fresh.c_str(), parent, settings.heap.c_str()) != 0) {

@@ -34,20 +34,22 @@ HeapFiles::HeapFiles(UniqueFd dir, UniqueFd lock, Plan plan)
       lock_(std::move(lock)),
       plan_(std::move(plan)),
       base_(window_base(plan_.window)),
-      arenas_(new UniqueFd[std::min<std::uint64_t>(kWindowBytes / plan_.arena_bytes,
-                                                   SegmentTable::kMaxArenas)]),
-      reserved_(kWindowBytes / kStepBytes) {}
+      files_(arenas_of(plan_.arena_bytes)) {}
 
 HeapFiles::~HeapFiles() {
   if (window_held_) release_window(plan_.window);
 }
 
 void HeapFiles::forget() {
-  const std::uint64_t most = kWindowBytes / plan_.arena_bytes;
-  for (std::uint64_t i = 0; i < std::min<std::uint64_t>(count_, most); ++i) arenas_[i].reset();
+  for (UniqueFd& file : files_) file.reset();
   dir_.reset();
   lock_.reset();
   window_held_ = false;
+}
+
+std::uint32_t HeapFiles::arenas_of(std::uint64_t arena_bytes) {
+  return static_cast<std::uint32_t>(
+      std::min<std::uint64_t>(kWindowBytes / arena_bytes, kMaxFiles));
 }
 
 Result<HeapFiles::Identity> HeapFiles::identify(int dirfd, const std::string& name) {
@@ -87,45 +89,61 @@ Result<HeapFiles::Identity> HeapFiles::identify(int dirfd, const std::string& na
   return found;
 }
 
+// All files there will ever be: another process maps them once, and what they grow by is there.
 Result<std::unique_ptr<HeapFiles>> HeapFiles::create(UniqueFd dir, UniqueFd lock,
                                                      const Plan& plan) {
-  std::unique_ptr<HeapFiles> files(new HeapFiles(std::move(dir), std::move(lock), plan));
-  BTD_TRY(reserve_window(plan.window));
-  files->window_held_ = true;
-  BTD_TRY(files->extend());
-  return files;
+  for (std::uint32_t i = 0; i < arenas_of(plan.arena_bytes); ++i) {
+    const UniqueFd file(openat(dir.get(), arena_name(i).c_str(),
+                               O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+    if (file) continue;
+    const int code = errno;
+    if (code == ENOSPC || code == EDQUOT) return full(plan.name);
+    return cannot(code, plan.name, arena_name(i) + " cannot be made");
+  }
+  fsync(dir.get());  // EINVAL where a directory has nothing to sync
+  return map_all(std::move(dir), std::move(lock), plan);
 }
 
 Result<std::unique_ptr<HeapFiles>> HeapFiles::open(UniqueFd dir, UniqueFd lock, Plan plan) {
   BTD_ASSIGN(const Identity identity, identify(dir.get(), plan.name));
   plan.window = identity.window;
   plan.arena_bytes = identity.arena_bytes;
+  return map_all(std::move(dir), std::move(lock), std::move(plan));
+}
+
+Result<std::unique_ptr<HeapFiles>> HeapFiles::map_all(UniqueFd dir, UniqueFd lock, Plan plan) {
   std::unique_ptr<HeapFiles> files(new HeapFiles(std::move(dir), std::move(lock), std::move(plan)));
-  BTD_TRY(reserve_window(identity.window));
+  BTD_TRY(reserve_window(files->plan_.window));
   files->window_held_ = true;
-  const std::uint64_t most = kWindowBytes / identity.arena_bytes;
-  for (std::uint32_t i = 0; i < std::min<std::uint64_t>(most, SegmentTable::kMaxArenas); ++i) {
-    const std::string& heap = files->plan_.name;
-    UniqueFd file(openat(files->dir_.get(), arena_name(i).c_str(), O_RDWR | O_CLOEXEC));
-    if (!file && errno == ENOENT && i > 0) break;
-    if (!file) return cannot(errno, heap, arena_name(i) + " cannot be opened");
-    struct stat status{};
-    if (fstat(file.get(), &status) != 0) return cannot(errno, heap, "fstat failed");
-    if (static_cast<std::uint64_t>(status.st_size) != identity.arena_bytes) {
-      return fail(EUCLEAN, "Heap " + heap + ": " + arena_name(i) + " has " +
-                               std::to_string(status.st_size) + " bytes instead of " +
-                               std::to_string(identity.arena_bytes) +
-                               "; it was truncated: restore it.");
-    }
-    BTD_TRY(files->attach(std::move(file)));
+  for (std::uint32_t i = 0; i < files->count(); ++i) BTD_TRY(files->map(i));
+  // Where the file system has huge pages. And a child has none of it.
+  const std::uint64_t bytes = files->count() * files->arena_bytes();
+  madvise(files->base_, bytes, MADV_HUGEPAGE);
+  if (madvise(files->base_, bytes, MADV_DONTFORK) != 0) {
+    return cannot(errno, files->plan_.name, "the arenas cannot be kept from child processes");
   }
   return files;
 }
 
-Status HeapFiles::attach(UniqueFd file) {
-  const std::uint32_t index = count_;
-  std::byte* const at = base_ + index * plan_.arena_bytes;
-  BTD_ASSIGN(const Nvram nvram, map_nvram(file.get(), at, plan_.arena_bytes));
+Result<UniqueFd> HeapFiles::open_arena(std::uint32_t index) const {
+  UniqueFd file(openat(dir_.get(), arena_name(index).c_str(), O_RDWR | O_CLOEXEC));
+  if (file) return file;
+  if (errno != ENOENT) return cannot(errno, plan_.name, arena_name(index) + " cannot be opened");
+  return fail(EUCLEAN, "Heap " + plan_.name + " has " + std::to_string(count()) + " arenas but " +
+                           arena_name(index) + " is not there; put the missing files back.");
+}
+
+Status HeapFiles::map(std::uint32_t index) {
+  BTD_ASSIGN(const UniqueFd file, open_arena(index));
+  struct stat status{};
+  if (fstat(file.get(), &status) != 0) return cannot(errno, plan_.name, "fstat failed");
+  if (static_cast<std::uint64_t>(status.st_size) > plan_.arena_bytes) {
+    return fail(EUCLEAN, "Heap " + plan_.name + ": " + arena_name(index) + " has " +
+                             std::to_string(status.st_size) + " bytes, more than " +
+                             std::to_string(plan_.arena_bytes) + "; restore it.");
+  }
+  BTD_ASSIGN(const Nvram nvram,
+             map_nvram(file.get(), base_ + index * plan_.arena_bytes, plan_.arena_bytes));
   if (!domain_) {
     domain_ = nvram.domain;
     persist_.emplace(plan_.flush ? nvram.domain : Domain::kProcess);
@@ -133,50 +151,44 @@ Status HeapFiles::attach(UniqueFd file) {
     return fail(EINVAL, "The arenas of heap " + plan_.name +
                             " lie on different kinds of storage; move them together.");
   }
-  madvise(at, plan_.arena_bytes, MADV_HUGEPAGE);  // where the file system has them
-  if (madvise(at, plan_.arena_bytes, MADV_DONTFORK) != 0) {
-    return cannot(errno, plan_.name, "an arena cannot be kept from child processes");
-  }
-  {
-    const std::lock_guard lock(space_mutex_);
-    arenas_[index] = std::move(file);
-  }
-  ++count_;
   return {};
 }
 
-// A sparse file under another name first, so that none under its own is of another size.
-Result<UniqueFd> HeapFiles::make_file(const std::string& name) {
-  const std::string fresh = name + ".new";
-  UniqueFd file(openat(dir_.get(), fresh.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-  if (!file) return cannot(errno, plan_.name, fresh + " cannot be created");
-  int error = ftruncate(file.get(), static_cast<off_t>(plan_.arena_bytes)) == 0 ? 0 : errno;
-  error = give_name(dir_.get(), file.get(), fresh, name, error);
-  if (error == 0) return file;
-  if (error == ENOSPC || error == EDQUOT) return full(plan_.name);
-  return cannot(error, plan_.name, name + " cannot be made");
-}
-
 Status HeapFiles::extend() {
-  const std::uint32_t index = count_;
-  const std::uint64_t end = (index + std::uint64_t{1}) * plan_.arena_bytes;
-  if (index >= SegmentTable::kMaxArenas || end > kWindowBytes ||
-      (plan_.max_bytes != 0 && index > 0 && end > plan_.max_bytes)) {
-    return fail(ENOSPC, "Heap " + plan_.name + " is as large as it may be (" +
-                            std::to_string(index) + " arenas of " +
-                            std::to_string(plan_.arena_bytes) + " bytes); free memory of it.");
-  }
-  BTD_ASSIGN(UniqueFd file, make_file(arena_name(index)));
-  BTD_TRY(attach(std::move(file)));
-  // The metadata now, and all else as it is used; an arena left without it is used by nobody.
-  const SegmentTable::Geometry parts = SegmentTable::plan(
-      plan_.arena_bytes, sizeof(ArenaHeader) + (index == 0 ? plan_.journal_bytes : 0));
-  return reserve_space(index * plan_.arena_bytes, parts.segments_offset);
+  return fail(ENOSPC, "Heap " + plan_.name + " has all " + std::to_string(count()) +
+                          " arenas it may have; free memory of it.");
 }
 
-Status HeapFiles::allocate(std::uint64_t from, std::uint64_t len) {
-  const int error =
-      reserve_in_file(arenas_[from / plan_.arena_bytes].get(), from % plan_.arena_bytes, len);
+std::uint64_t HeapFiles::used_bytes(std::uint32_t arena) {
+  struct stat status{};
+  if (fstatat(dir_.get(), arena_name(arena).c_str(), &status, 0) != 0) return 0;
+  return static_cast<std::uint64_t>(status.st_size);
+}
+
+std::uint64_t HeapFiles::disk_bytes() const {
+  std::uint64_t sum = 0;
+  struct stat status{};
+  for (std::uint32_t i = 0; i < count(); ++i) {
+    if (fstatat(dir_.get(), arena_name(i).c_str(), &status, 0) != 0) continue;
+    sum += static_cast<std::uint64_t>(status.st_blocks) * 512;
+    if (status.st_size == 0 && i > 0) break;  // arenas are used in turn
+  }
+  return sum;
+}
+
+Status HeapFiles::reserve_space(std::uint64_t off, std::uint64_t len) {
+  if (len == 0) return {};
+  const auto index = static_cast<std::uint32_t>(off / plan_.arena_bytes);
+  const std::lock_guard lock(space_mutex_);
+  if (plan_.max_bytes != 0 && disk_bytes() + len > plan_.max_bytes) {
+    return fail(ENOSPC, "Heap " + plan_.name + " is as large as it may be (" +
+                            std::to_string(plan_.max_bytes) + " bytes); free memory of it.");
+  }
+  UniqueFd& file = files_.at(index);
+  if (!file) {
+    BTD_ASSIGN(file, open_arena(index));
+  }
+  const int error = reserve_in_file(file.get(), off % plan_.arena_bytes, len);
   if (error == 0) return {};
   if (error == ENOSPC || error == EDQUOT) return full(plan_.name);
   if (error == EOPNOTSUPP) {
@@ -187,35 +199,11 @@ Status HeapFiles::allocate(std::uint64_t from, std::uint64_t len) {
   return cannot(error, plan_.name, "space cannot be reserved");
 }
 
-Status HeapFiles::reserve_space(std::uint64_t off, std::uint64_t len) {
-  if (len == 0) return {};
-  const std::uint64_t last = (off + len - 1) / kStepBytes;
-  for (std::uint64_t step = off / kStepBytes; step <= last; ++step) {
-    if (reserved_.has(step)) continue;
-    const std::lock_guard lock(space_mutex_);
-    if (reserved_.has(step)) continue;
-    const std::uint64_t from = step * kStepBytes;
-    const std::uint64_t arena_end = (from / plan_.arena_bytes + 1) * plan_.arena_bytes;
-    const std::uint64_t needed = std::min((last + 1) * kStepBytes, arena_end) - from;
-    std::uint64_t bytes = std::min(std::max(needed, step_), arena_end - from);
-    Status done = allocate(from, bytes);
-    if (!done && done.error().code == ENOSPC && bytes > needed) {
-      bytes = needed;
-      step_ = kStepBytes;  // nearly full: in small steps from here
-      done = allocate(from, bytes);
-    }
-    BTD_TRY(std::move(done));
-    step_ = std::min(step_ * 2, kMaxStepBytes);
-    reserved_.add(step, bytes / kStepBytes);
-  }
-  return {};
-}
-
 Status HeapFiles::freeze() {
   const std::lock_guard lock(space_mutex_);
-  for (; frozen_ < count_; ++frozen_) {
-    BTD_TRY(map_private(arenas_[frozen_].get(), base_ + frozen_ * plan_.arena_bytes,
-                        plan_.arena_bytes));
+  for (std::uint32_t i = 0; i < count(); ++i) {
+    BTD_ASSIGN(const UniqueFd file, open_arena(i));
+    BTD_TRY(map_private(file.get(), base_ + i * plan_.arena_bytes, plan_.arena_bytes));
   }
   return {};
 }

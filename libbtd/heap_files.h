@@ -1,8 +1,9 @@
 // HeapFiles: the ArenaSource over one heap's directory: arena.0, arena.1, … and `lock`.
 //
-// Arenas are sparse files at fixed addresses of the heap's window. Space is reserved on the file
-// system in growing steps before it is first stored to, so no store meets a full one. An arena
-// appears under its name only when it can be mapped. Owns descriptors, mappings and the window.
+// Arenas are files at fixed addresses of the heap's window, all made with the heap, empty, and
+// mapped as large as they may become: what another process grows them by is there at once. A file
+// grows with space reserved on the file system before it is first stored to, so no store meets a
+// full one. Owns descriptors, mappings and the window.
 // Thread-safety: as ArenaSource; reserve_space() from any thread.
 #pragma once
 
@@ -12,6 +13,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "alloc/arena_source.h"
 #include "alloc/unique_fd.h"
@@ -23,14 +25,13 @@ namespace btd {
 class HeapFiles final : public ArenaSource {
  public:
   static constexpr std::uint64_t kStepBytes = 2 * 1024 * 1024;
-  static constexpr std::uint64_t kMaxStepBytes = 64 * 1024 * 1024;
+  static constexpr std::uint32_t kMaxFiles = 64;
   struct Plan {
-    std::string name;                 // of the heap, for messages
-    unsigned window = 0;              // kWindows: as arena.0 says
-    std::uint64_t arena_bytes = 0;    // a multiple of kStepBytes
-    std::uint64_t max_bytes = 0;      // no arena is added beyond it
-    std::uint64_t journal_bytes = 0;  // of a heap that is made, in arena 0
-    bool flush = true;                // false: what is stored need only outlive the process
+    std::string name;               // of the heap, for messages
+    unsigned window = 0;            // kWindows: as arena.0 says
+    std::uint64_t arena_bytes = 0;  // what one may grow to: a multiple of kStepBytes
+    std::uint64_t max_bytes = 0;    // what all may take on the file system; 0: no limit
+    bool flush = true;              // false: what is stored need only outlive the process
   };
 
   // What arena.0 says of itself.
@@ -43,7 +44,7 @@ class HeapFiles final : public ArenaSource {
 
   // Takes the window of an empty directory. Errors: EADDRINUSE.
   static Result<std::unique_ptr<HeapFiles>> create(UniqueFd dir, UniqueFd lock, const Plan& plan);
-  // Maps all arenas there are. Errors: as identify(); EADDRINUSE; EUCLEAN one was truncated.
+  // Errors: as identify(); EADDRINUSE; EUCLEAN one is missing.
   static Result<std::unique_ptr<HeapFiles>> open(UniqueFd dir, UniqueFd lock, Plan plan);
   ~HeapFiles() override;
   HeapFiles(const HeapFiles&) = delete;
@@ -51,9 +52,12 @@ class HeapFiles final : public ArenaSource {
 
   std::byte* base() override { return base_; }
   [[nodiscard]] std::uint64_t arena_bytes() const override { return plan_.arena_bytes; }
-  [[nodiscard]] std::uint32_t count() const override { return count_.load(); }
+  [[nodiscard]] std::uint32_t count() const override {
+    return static_cast<std::uint32_t>(files_.size());
+  }
   Status extend() override;
   Status reserve_space(std::uint64_t off, std::uint64_t len) override;
+  [[nodiscard]] std::uint64_t used_bytes(std::uint32_t arena) override;
   Persist& persist() override { return *persist_; }
   std::atomic<std::uint64_t>* cells() override { return g_cells + plan_.window * kWindowCells; }
 
@@ -66,23 +70,21 @@ class HeapFiles final : public ArenaSource {
 
  private:
   HeapFiles(UniqueFd dir, UniqueFd lock, Plan plan);
-  Status attach(UniqueFd file);
-  Result<UniqueFd> make_file(const std::string& name);
-  Status allocate(std::uint64_t from, std::uint64_t len);
+  [[nodiscard]] static std::uint32_t arenas_of(std::uint64_t arena_bytes);
+  static Result<std::unique_ptr<HeapFiles>> map_all(UniqueFd dir, UniqueFd lock, Plan plan);
+  Status map(std::uint32_t index);
+  [[nodiscard]] Result<UniqueFd> open_arena(std::uint32_t index) const;
+  [[nodiscard]] std::uint64_t disk_bytes() const;
 
   UniqueFd dir_;
   UniqueFd lock_;
   Plan plan_;
   std::byte* base_ = nullptr;
   bool window_held_ = false;
-  std::atomic<std::uint32_t> count_{0};
-  std::uint32_t frozen_ = 0;        // arenas that freeze() made private
   std::optional<Persist> persist_;  // chosen by the first mapping
   std::optional<Domain> domain_;    // of the files
-  std::mutex space_mutex_;          // arenas_, step_; and one reservation at a time
-  std::unique_ptr<UniqueFd[]> arenas_;
-  std::uint64_t step_ = kStepBytes;
-  StepMap reserved_;  // of kStepBytes of the window, in this run
+  std::mutex space_mutex_;          // files_; and one reservation at a time
+  std::vector<UniqueFd> files_;     // of arenas that grew here
 };
 
 }  // namespace btd

@@ -57,7 +57,7 @@ struct btd_config {
   const char* directory; /* where heaps lie: a mount or any directory that supports mmap */
   const char* heap;      /* name of 1..64 letters, digits, '.', '_', '-'; NULL: "default" */
   uint64_t max_bytes;    /* the heap grows to at most this; 0: as far as its window reaches */
-  uint64_t arena_bytes;  /* of a new heap; a multiple of 2 MiB; 0: 1 GiB, on a mount 64 MiB */
+  uint64_t arena_bytes;  /* of a new heap: what one of 64 may grow to; of 2 MiB; 0: 16 GiB */
   int durability;        /* enum btd_durability */
   int gc;                /* enum btd_gc */
   unsigned gc_threads;   /* 0: one for each processor */

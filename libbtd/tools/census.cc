@@ -33,13 +33,14 @@ std::optional<std::uint32_t> count_bits(const SlotBits* bitmap, std::uint32_t sl
 }
 
 // What the header at `use.index` says; kFree where it says nothing.
-SegmentUse read_header(const HeapImage& image, const SegmentTable::Geometry& plan, SegmentUse use) {
+SegmentUse read_header(const HeapImage& image, const SegmentTable::Geometry& plan,
+                       std::uint32_t grown, SegmentUse use) {
   const std::byte* const arena = image.base() + use.arena * image.arena_bytes();
   const std::byte* const at = arena + plan.table_offset + use.index * sizeof(SegmentHeader);
   const auto& header = *reinterpret_cast<const SegmentHeader*>(at);
   const std::uint64_t raw = header.word;
   if (raw == 0) return use;
-  const SegmentTable::Decoded decoded = SegmentTable::decode(raw, plan.segment_count - use.index);
+  const SegmentTable::Decoded decoded = SegmentTable::decode(raw, grown - use.index);
   use.word = decoded.word;
   if (decoded.damage != nullptr) return damaged(use, decoded.damage);
   const SegmentWord& word = use.word;
@@ -56,8 +57,7 @@ SegmentUse read_header(const HeapImage& image, const SegmentTable::Geometry& pla
   } else {
     const SizeClass& size = kSizeClasses.at(word.size_class);
     const std::uint64_t head = plan.segments_offset + use.index * kSegmentBytes;
-    const std::uint64_t id = (use.arena * image.arena_bytes() + head) / kSegmentBytes;
-    const auto* const bits = reinterpret_cast<const SlotBits*>(arena + head + bitmap_offset(id));
+    const auto* const bits = reinterpret_cast<const SlotBits*>(arena + head);
     use.kind = SegmentUse::Kind::kSmall;
     use.slots = size.slots_in(word.span);
     use.slot_bytes = size.bytes;
@@ -78,8 +78,9 @@ void walk_arena(const HeapImage& image, std::uint32_t arena,
   const SegmentTable::Geometry plan =
       SegmentTable::plan(image.arena_bytes(), sizeof(ArenaHeader) + (arena == 0 ? journal : 0));
   SegmentUse free{.arena = arena, .span = 0};
-  for (std::uint32_t i = 0; i < plan.segment_count;) {
-    const SegmentUse use = read_header(image, plan, {.arena = arena, .index = i});
+  const std::uint32_t grown = image.grown(arena, plan);
+  for (std::uint32_t i = 0; i < grown;) {
+    const SegmentUse use = read_header(image, plan, grown, {.arena = arena, .index = i});
     if (use.kind == SegmentUse::Kind::kFree) {
       if (free.span == 0) free.index = i;
       ++free.span;

@@ -78,11 +78,6 @@ class HeapCheck {
               : "The heap was not closed before the machine stopped; the next open recovers it. "
                 "Until then it is not known which unreached objects were freed.");
     }
-    if (image_->files() > image_->arenas() && image_->arenas() > 0) {
-      add(Severity::kNote, counted(image_->files() - image_->arenas(), "arena") +
-                               " beyond the heap's last: a crash left it half made, and growth "
-                               "makes it anew.");
-    }
   }
 
   void check_journal() {
@@ -177,17 +172,6 @@ class HeapCheck {
   std::unique_ptr<HeapImage> image_;
 };
 
-// Arenas that a crash left under another name.
-std::uint64_t remove_half_made(const std::string& path) {
-  const UniqueFd dir(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  std::uint64_t removed = 0;
-  for (std::uint32_t i = 0; dir && i <= SegmentTable::kMaxArenas; ++i) {
-    const std::string name = arena_name(i) + ".new";
-    if (unlinkat(dir.get(), name.c_str(), 0) == 0) ++removed;
-  }
-  return removed;
-}
-
 }  // namespace
 
 Result<std::uint64_t> reclaim_heap(const std::string& path) {
@@ -207,9 +191,8 @@ Result<HeapReport> check_heap(const std::string& path, const HeapCheckOptions& o
   BTD_ASSIGN(HeapReport before, HeapCheck(path, options).run());
   if (!options.repair || before.uncorrected != 0) return before;
   const bool unclean = before.notes > (before.lost_blocks != 0 ? 1U : 0U);
-  const std::uint64_t half_made = remove_half_made(path);
-  if (!unclean && half_made == 0) return before;
-  if (unclean) BTD_TRY(reclaim_heap(path));
+  if (!unclean) return before;
+  BTD_TRY(reclaim_heap(path));
   BTD_ASSIGN(HeapReport after, HeapCheck(path, options).run());
   std::vector<Finding> mended;
   for (Finding& finding : before.findings) {
@@ -218,11 +201,6 @@ Result<HeapReport> check_heap(const std::string& path, const HeapCheckOptions& o
     if (stays) continue;
     finding.repaired = true;
     mended.push_back(std::move(finding));
-  }
-  if (half_made != 0) {
-    mended.push_back({.severity = Severity::kNote,
-                      .sentence = counted(half_made, "half-made arena") + " removed.",
-                      .repaired = true});
   }
   after.repaired = mended.size();
   after.findings.insert(after.findings.begin(), std::make_move_iterator(mended.begin()),

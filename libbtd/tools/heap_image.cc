@@ -51,18 +51,13 @@ Result<std::unique_ptr<HeapImage>> HeapImage::open(const std::string& path) {
     return fail(code, "The heap " + path + " cannot be opened (" + strerrordesc_np(code) +
                           "); `btd heap ls` lists those there are.");
   }
-  BTD_ASSIGN([[maybe_unused]] const HeapFiles::Identity identity,
+  BTD_ASSIGN(const HeapFiles::Identity identity,
              HeapFiles::identify(image->dir_.get(), image->name_));
   image->look_at_lock();
   const std::uint32_t files = count_arenas(image->dir_.get(), image->disk_bytes_);
   BTD_ASSIGN(image->source_,
-             FileArenas::open(image->dir_.get(), std::max(files, 1U), FileArenas::Mode::kPrivate));
-  if (image->arena_bytes() != image->identity().arena_bytes) {
-    return fail(EUCLEAN, "Heap " + image->name_ + ": arena.0 has " +
-                             std::to_string(image->arena_bytes()) + " bytes instead of " +
-                             std::to_string(image->identity().arena_bytes) +
-                             "; it was truncated: restore it.");
-  }
+             FileArenas::open(image->dir_.get(), std::max(files, 1U), FileArenas::Mode::kPrivate,
+                              identity.arena_bytes));
   const ArenaHeader& first = image->header();
   if (const auto state = checked_value(first.state)) image->state_ = HeapState::unpack(*state);
   const std::uint64_t arenas = checked_value(first.arena_count).value_or(0);
@@ -72,6 +67,15 @@ Result<std::unique_ptr<HeapImage>> HeapImage::open(const std::string& path) {
 
 const ArenaHeader& HeapImage::header(std::uint32_t arena) const {
   return *reinterpret_cast<const ArenaHeader*>(base() + arena * arena_bytes());
+}
+
+std::uint32_t HeapImage::grown(std::uint32_t arena, const SegmentTable::Geometry& plan) const {
+  const std::uint64_t bytes = source_->used_bytes(arena);
+  if (bytes < sizeof(ArenaHeader)) return 0;
+  const std::uint64_t there = bytes - std::min(bytes, plan.segments_offset);
+  const std::uint64_t said = checked_value(header(arena).grown).value_or(0);
+  return static_cast<std::uint32_t>(
+      std::min({said, there / kSegmentBytes, std::uint64_t{plan.segment_count}}));
 }
 
 bool HeapImage::bits_hold() const {

@@ -46,6 +46,8 @@ class HeapImage {
   [[nodiscard]] std::uint64_t arena_bytes() const { return source_->arena_bytes(); }
   [[nodiscard]] const std::byte* base() const { return source_->base(); }
   [[nodiscard]] const ArenaHeader& header(std::uint32_t arena = 0) const;
+  // The segments of an arena that have memory, of which the file has as many.
+  [[nodiscard]] std::uint32_t grown(std::uint32_t arena, const SegmentTable::Geometry& plan) const;
   // What programs add to an offset to make it a pointer.
   [[nodiscard]] std::uint64_t address() const { return std::uint64_t{identity().window_gib} << 30; }
   // What the heap takes on its file system.

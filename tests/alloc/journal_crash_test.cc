@@ -42,8 +42,8 @@ HeapShared& shared(ArenaSource& source) {
 
 // As the only user of the region.
 Result<std::unique_ptr<Journal>> open_journal(ArenaSource& source) {
-  static const SharedLock::Context context{source.users(),
-                                           [](unsigned) {}};  // one user: any source
+  static Users one;
+  static const SharedLock::Context context{one, [](unsigned) {}};
   BTD_ASSIGN(auto journal,
              Journal::open(source.persist(), source.base(), kWhere, shared(source), context));
   BTD_TRY(journal->recover(source.arena_bytes()));

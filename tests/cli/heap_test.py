@@ -131,7 +131,7 @@ class Fresh(Heap):
         self.assertEqual(facts["free_inside_segments"], facts["in_segments"] - facts["used"])
         text = self.good("stat", "h")
         self.assertIn("3 roots, 1 types", text)
-        self.assertRegex(text, r"(?m)^R +64 B +1 +10 +1013 +1% +640 B$")
+        self.assertRegex(text, r"(?m)^R +64 B +1 +10 +1020 +1% +640 B$")
 
     def test_map(self):
         self.make("grow")
@@ -415,9 +415,9 @@ class Damaged(Heap):
     def test_a_truncated_arena(self):
         self.make("grow")
         os.truncate(os.path.join(self.heap, "arena.1"), 1 << 20)
-        self.problems("arena.1 has 1048576 bytes instead of 16777216; it was truncated")
+        self.problems("Arena 1 has 1048576 bytes instead of \\d+; it was truncated")
         os.truncate(os.path.join(self.heap, "arena.0"), 100)
-        self.problems("arena.0 has 100 bytes, which is no arena; it was truncated")
+        self.problems("Arena 0 has 100 bytes instead of 4096 or more; it was truncated")
 
     def test_a_missing_arena(self):
         self.make("grow")
@@ -430,12 +430,6 @@ class Damaged(Heap):
         self.refused(8, "has format version 67 but this library reads version", "check", "h")
         self.refused(64, "has format version 67", "leaks", "h")
         self.assertEqual(self.data("ls")[0]["state"], "of another version")
-
-    def test_a_half_made_arena_is_removed_by_repair(self):
-        self.make()
-        pathlib.Path(self.heap, "arena.1.new").touch()
-        self.assertEqual(self.data("check", "h", "--repair", code=1)["repaired"], 1)
-        self.assertFalse(os.path.exists(os.path.join(self.heap, "arena.1.new")))
 
     def test_random_flips_never_crash_a_command(self):
         self.make("grow")

@@ -139,7 +139,8 @@ TEST_F(MemoryTest, AFullHeapSaysSoAndServesAgainAfterAFree) {
   }
   EXPECT_EQ(errno, ENOSPC);
   EXPECT_GT(blocks.size() * 100'000, 40 * kMiB);  // in extents of 128 KiB
-  EXPECT_EQ(statistics().arenas, 2U);
+  EXPECT_LE(statistics().mapped_bytes, 64 * kMiB);
+  EXPECT_GT(statistics().arenas, 1U);
   btd_free(blocks.back());
   EXPECT_NE(btd_malloc(heap_, 100'000), nullptr) << why();
 }

@@ -191,7 +191,7 @@ TEST_F(DamageTest, WhatIsNoHeapIsRefused) {
 }
 
 TEST_F(DamageTest, ATruncatedArenaIsRefused) {
-  for (const std::uint64_t size : {16 * kMiB, std::uint64_t{50}}) {
+  for (const std::uint64_t size : {kMiB, std::uint64_t{50}}) {
     fs::resize_file(file("h/arena.0"), size);
     EXPECT_EQ(open_error(config()), EUCLEAN) << size;
     EXPECT_NE(why().find("truncated"), std::string::npos) << why();
