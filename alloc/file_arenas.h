@@ -11,7 +11,6 @@
 #include <optional>
 #include <string>
 #include <vector>
-#include <vector>
 
 #include "alloc/arena_source.h"
 #include "alloc/nvram.h"

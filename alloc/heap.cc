@@ -50,7 +50,20 @@ Heap::Heap(ArenaSource& source)
     : source_(source),
       persist_(source.persist()),
       base_(source.base()),
-      locks_{source.users(), [](unsigned) {}},
+      lanes_context_{source.users(), [this](unsigned user) { bury(user); }},
+      names_context_{source.users(),
+                     [this](unsigned user) {
+                       bury(user);
+                       SharedLock::release_of(shared().names, user);
+                     }},
+      copy_context_{source.users(),
+                    [this](unsigned user) {
+                      bury(user);
+                      SharedLock::release_of(shared().copy, user);
+                    }},
+      // What the dead had begun to bury, who comes next buries anew.
+      burial_context_{source.users(),
+                      [this](unsigned user) { SharedLock::release_of(shared().burial, user); }},
       table_(source),
       recoverable_(std::make_shared<Recoverable>(*this)) {}
 
@@ -119,6 +132,7 @@ Result<std::unique_ptr<Heap>> Heap::format(ArenaSource& source, const Options& o
   if (getrandom(uuid.data(), uuid.size(), 0) != static_cast<ssize_t>(uuid.size())) {
     return fail(EIO, "The system gave no random bytes for the heap's identity; try again.");
   }
+  if (!source.users().own(0)) return fail(EBUSY, "The heap is in use elsewhere.");
   heap->write_identity(0, ArenaIdentity{.heap_uuid = persistent(uuid),
                                         .lanes = persistent(options.lanes),
                                         .lane_bytes = persistent(options.lane_bytes),
@@ -169,62 +183,85 @@ Status Heap::check_present(ArenaSource& source, std::uint32_t index, std::uint64
                            " or more; it was truncated: restore it.");
 }
 
-Result<std::unique_ptr<Heap>> Heap::open(ArenaSource& source) {
-  if (source.count() == 0) return fail(EINVAL, "There is no arena; format a heap first.");
-  std::unique_ptr<Heap> heap(new Heap(source));
-  const ArenaHeader& first = *heap->header();
-  BTD_TRY(check_present(source, 0, sizeof(ArenaHeader)));
-  BTD_TRY(check_identity(source, first.identity, 0));
-  BTD_TRY(check_present(source, 0, first.identity.table_offset));
+Result<std::uint32_t> Heap::check_arenas(HeapState& last) const {
+  const ArenaHeader& first = *header();
   const std::optional<std::uint64_t> arenas = checked_value(first.arena_count);
   const std::optional<std::uint64_t> state = checked_value(first.state);
   if (!arenas || !state || *arenas == 0 || *arenas > SegmentTable::kMaxArenas) {
     return fail(EUCLEAN, "The heap's state is damaged; restore it from a backup.");
   }
-  if (*arenas > source.count()) {
+  if (*arenas > source_.count()) {
     return fail(EUCLEAN, "The heap has " + std::to_string(*arenas) + " arenas but only " +
-                             std::to_string(source.count()) +
+                             std::to_string(source_.count()) +
                              " are there; put the missing files back.");
   }
   const auto count = static_cast<std::uint32_t>(*arenas);
   for (std::uint32_t i = 1; i < count; ++i) {
-    BTD_TRY(check_present(source, i, sizeof(ArenaHeader)));
-    BTD_TRY(check_identity(source, heap->header(i)->identity, i));
-    const std::array<std::uint8_t, 16> mine = heap->header(i)->identity.heap_uuid;
+    BTD_TRY(check_present(source_, i, sizeof(ArenaHeader)));
+    BTD_TRY(check_identity(source_, header(i)->identity, i));
+    const std::array<std::uint8_t, 16> mine = header(i)->identity.heap_uuid;
     const std::array<std::uint8_t, 16> other = first.identity.heap_uuid;
     if (mine == other) continue;
     return fail(EUCLEAN, "Arena " + std::to_string(i) + " belongs to another heap.");
   }
-  heap->reset_shared(count);
-  BTD_ASSIGN(heap->journal_,
-             Journal::open(heap->persist_, heap->base_, first.identity.journal_offset,
-                           heap->shared(), heap->locks_));
-  BTD_ASSIGN(heap->recovery_, heap->journal_->recover(count * source.arena_bytes()));
-  const HeapState last = HeapState::unpack(*state);
-  for (std::uint32_t i = 0; i < count; ++i) BTD_TRY(heap->attach(i, last.clean));
+  last = HeapState::unpack(*state);
+  return count;
+}
+
+Result<std::unique_ptr<Heap>> Heap::open(ArenaSource& source, Own own) {
+  if (source.count() == 0) return fail(EINVAL, "There is no arena; format a heap first.");
+  std::unique_ptr<Heap> heap(new Heap(source));
+  const ArenaIdentity& first = heap->header()->identity;
+  BTD_TRY(check_present(source, 0, sizeof(ArenaHeader)));
+  BTD_TRY(check_identity(source, first, 0));
+  BTD_TRY(check_present(source, 0, first.table_offset));
+  HeapState last;
+  BTD_ASSIGN(const std::uint32_t arenas, heap->check_arenas(last));
+  heap->table_.set_geometry({.table_offset = first.table_offset,
+                             .segments_offset = first.segments_offset,
+                             .segment_count = first.segment_count},
+                            SegmentTable::plan(source.arena_bytes(), sizeof(ArenaHeader)));
   heap->was_clean_ = last.clean;
-  heap->generation_ = last.generation + 1;
-  BTD_TRY(heap->mark_state(false));
-  BTD_TRY(heap->finish_copy());
+  if (source.users().alone()) {
+    BTD_TRY(heap->open_alone(arenas, last, own));
+  } else {
+    BTD_TRY(heap->join(last));
+  }
   return heap;
 }
 
+Status Heap::open_alone(std::uint32_t arenas, HeapState last, Own own) {
+  reset_shared(arenas);
+  BTD_ASSIGN(journal_, Journal::open(persist_, base_, header()->identity.journal_offset, shared(),
+                                     lanes_context_));
+  journal_->on_foreign([this](const Segment& segment) { table_.flag(segment); });
+  BTD_ASSIGN(recovery_, journal_->recover(arenas * source_.arena_bytes()));
+  // An unclean one is marked whole.
+  const std::uint32_t first = last.clean && own == Own::kFew ? 1 : arenas;
+  for (std::uint32_t i = 0; i < first; ++i) {
+    if (!source_.users().own(i)) return fail(EBUSY, "An arena of the heap is in use elsewhere.");
+    BTD_TRY(attach(i, last.clean));
+  }
+  generation_ = last.generation + 1;
+  shared().users = std::uint64_t{1} << source_.users().self();
+  shared().recovering = recoverable_->needs_recovery() ? 1 : 0;
+  BTD_TRY(mark_state(false));
+  return finish_copy();
+}
+
 Status Heap::attach(std::uint32_t index, bool clean) {
-  const ArenaIdentity& identity = header(index)->identity;
   std::vector<Segment*> found;
-  BTD_TRY(table_.attach(index,
-                        {.table_offset = identity.table_offset,
-                         .segments_offset = identity.segments_offset,
-                         .segment_count = identity.segment_count},
-                        clean, found));
+  BTD_TRY(table_.attach(index, clean, found));
   for (Segment* segment : found) {
     if (segment->recoverable()) {
       recoverable_->adopt(*segment);
       continue;
     }
     if (!clean) old_blocks_.push_back(segment);
-    const bool small = segment->word.kind == SegmentKind::kSmall;
-    if (small && segment->free_slots > 0) list(bins_.at(segment->word.size_class), segment);
+    if (segment->large() || segment->free_slots == 0) continue;
+    Bin& bin = bins_.at(segment->word.size_class);
+    const std::lock_guard lock(bin.mutex);
+    list(bin, segment);
   }
   limbo_limit_ = std::min(kMaxLimboBytes, table_.capacity() * kSegmentBytes / 8);
   return {};
@@ -242,15 +279,16 @@ Status Heap::mark_state(bool clean) {
   return persist_.drain() ? Status{} : persist_.health();
 }
 
-Status Heap::close() {
-  BTD_TRY(checkpoint());
-  BTD_TRY(recoverable_->write_bitmaps());
-  return mark_state(true);
-}
+Status Heap::checkpoint() { return checkpoint_and({}); }
 
-Status Heap::checkpoint() {
+Status Heap::checkpoint_and(const std::function<Status()>& at_home) {
+  const std::lock_guard one(checkpoint_mutex_);
   std::vector<Slot> ripe;
-  BTD_TRY(journal_->checkpoint(ripe));
+  const auto all_home = [&]() -> Status {
+    BTD_TRY(take_ripe_of_others(ripe));
+    return at_home ? at_home() : Status{};
+  };
+  BTD_TRY(journal_->checkpoint(ripe, all_home));
   return return_slots(ripe);
 }
 
@@ -273,12 +311,14 @@ Result<std::uint64_t> Heap::block_bytes(Offset block) const {
 
 std::uint64_t Heap::used_bytes() const {
   std::uint64_t bytes = 0;
-  table_.for_each([&](const Segment& segment) {
+  const auto add = [&](const Segment& segment) {
     for (std::uint32_t i = 0; i < segment.words; ++i) {
       const std::uint64_t live = segment.dirty ? segment.existing(i) : segment.allocated_word(i);
       bytes += static_cast<std::uint64_t>(std::popcount(live)) * segment.slot_bytes;
     }
-  });
+  };
+  table_.for_each(add);
+  table_.for_each_foreign(add);
   return bytes;
 }
 

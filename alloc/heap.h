@@ -77,7 +77,7 @@ class Tx {
   void absorb_sets(Offset off, std::size_t len, std::byte* copy);
   void drop_edits(const Slot& slot);
   void abort();
-  void finish(std::uint64_t seq);
+  Status finish(std::uint64_t seq);
 
   Heap* heap_;
   std::unique_ptr<TxContext> context_;  // null: over
@@ -108,21 +108,26 @@ class Heap {
   // Makes an empty heap in the source's first arena (added if there is none), whatever it held.
   // Errors: EINVAL the geometry is impossible; ENOSPC the arena cannot hold the lanes.
   static Result<std::unique_ptr<Heap>> format(ArenaSource& source, const Options& options);
-  // Replays the journal, reads the segment table. Errors: EINVAL not a heap, or another version;
-  // EUCLEAN damaged: nothing was changed but by the replay.
-  static Result<std::unique_ptr<Heap>> open(ArenaSource& source);
+  // Alone: replays the journal, reads the segment table. Beside others: takes an arena of its own.
+  // The caller holds the door, of this and of format(). Errors: EINVAL not a heap, or another
+  // version; EUCLEAN damaged: nothing was changed but by the replay; EAGAIN another user has yet to
+  // recover what is from before an unclean stop; ENOSPC no arena is left.
+  // kFew: of a clean heap only what is needed at first, so that other users find arenas too.
+  enum class Own : std::uint8_t { kAll, kFew };
+  static Result<std::unique_ptr<Heap>> open(ArenaSource& source, Own own = Own::kAll);
   // Without close() the next open finds the heap unclean, as after a crash.
   ~Heap();
   Heap(const Heap&) = delete;
   Heap& operator=(const Heap&) = delete;
 
-  // Brings all records home and marks the heap clean. No transaction may be open. Errors: EIO.
+  // The last user brings all records home and marks the heap clean; another leaves its arenas to
+  // others. No transaction may be open. Errors: EIO, ETIMEDOUT.
   Status close();
 
   [[nodiscard]] const std::byte* at(Offset off) const { return base_ + off; }
   // Whether [off, off + len) lies in the heap's arenas, so that at() may be read there.
   [[nodiscard]] bool contains(Offset off, std::size_t len) const {
-    const std::uint64_t bytes = table_.arenas() * source_.arena_bytes();
+    const std::uint64_t bytes = std::uint64_t{table_.arenas()} * source_.arena_bytes();
     return len <= bytes && off <= bytes - len;
   }
   [[nodiscard]] Offset root(unsigned slot) const;
@@ -192,8 +197,17 @@ class Heap {
   // Keeps what the roots of `options`, the root slots and all transactional blocks reach.
   Status recover(const Marking::Options& options);
   [[nodiscard]] bool needs_recovery() const;  // has recoverable objects of an unclean stop
-  // Makes all recoverable objects old ones, to be recovered. No other call until that is done.
-  void collect();
+  // Makes all recoverable objects old ones, to be recovered. No other call until that is done, and
+  // no user comes. Errors: EBUSY there are other users.
+  Status collect();
+
+  // --- Several users of one heap.
+  // The lock of what libbtd keeps in the heap. Errors: ETIMEDOUT.
+  Result<SharedHold> lock_names() {
+    return SharedHold::take(shared().names, names_context_, "the names of the heap");
+  }
+  // Whether this process alone has the heap, as far as can be seen without the door.
+  [[nodiscard]] bool alone() { return source_.users().alone(); }
 
   // Across a fork, of a heap that only contract R uses: in between nobody changes what threads
   // share, so that a child inherits it whole. What other threads' caches held is lost to the child,
@@ -201,7 +215,8 @@ class Heap {
   void pause();
   void resume();
 
-  // Calls visit(Segment&, slot) for each allocated block, by address. No other call meanwhile.
+  // Calls visit(slot) for each allocated block, of this user by address, then those of others. No
+  // other call meanwhile.
   void for_each_block(const std::function<void(const Slot&)>& visit) const;
 
   // Compares what NVRAM says of segments and blocks with what DRAM knows, and verifies headers.
@@ -233,9 +248,31 @@ class Heap {
   static Status check_present(ArenaSource& source, std::uint32_t index, std::uint64_t bytes);
   void write_identity(std::uint32_t index, const ArenaIdentity& model);
   Status attach(std::uint32_t index, bool clean);
-  Status add_arena();
+  Status open_alone(std::uint32_t arenas, HeapState last, Own own);
+  Status join(HeapState last);
+  Status make_arena(std::uint32_t index);
+  Status take_arena();
+  Result<bool> take_orphan();
+  Result<bool> adopt_orphan();
+  Status adopt_all();
+  Status bury_the_dead();
+  void bury(unsigned user);
+  void bury_lanes_of(unsigned user);
+  Status leave();
+  // Whether others used the heap since it was opened alone, or may still do.
+  [[nodiscard]] bool several() const {
+    return shared().users.load() != std::uint64_t{1} << source_.users().self();
+  }
+  // Whether there is something for return_freed().
+  [[nodiscard]] bool others_freed() const;
+  // Takes back what others freed in this user's arenas. Errors: EIO, ETIMEDOUT.
+  Status return_freed();
+  Status take_ripe_of_others(std::vector<Slot>& ripe);
+  Status checkpoint_and(const std::function<Status()>& at_home);
   Status mark_state(bool clean);
   void reset_shared(std::uint32_t arenas);
+  // The checked number of arenas. Errors: EUCLEAN.
+  Result<std::uint32_t> check_arenas(HeapState& last) const;
   [[nodiscard]] ArenaHeader* header(std::uint32_t index = 0) const;
   [[nodiscard]] HeapShared& shared() const { return header()->heap; }
   [[nodiscard]] std::uint64_t used_bytes() const;
@@ -256,7 +293,9 @@ class Heap {
   // Commits the record; the slots that it frees wait for the watermark.
   Result<std::uint64_t> commit(Record& record, std::span<const Slot> freed = {});
   // The same for a slot of contract R into which the record `seq` writes.
-  Status park(const Slot& slot, std::uint64_t seq);
+  Status park(const Slot& slot);
+  // After a record that writes into `segments`, of contract R.
+  Status note_logged(std::span<Segment* const> segments, std::uint64_t seq);
   void relieve();
   Status return_slots(std::vector<Slot>& slots);
   Status trim();
@@ -270,7 +309,11 @@ class Heap {
   std::uint64_t bias_ = 0;
   Persist& persist_;
   std::byte* const base_;
-  const SharedLock::Context locks_;
+  // What is done when a lock's holder is found dead.
+  const SharedLock::Context lanes_context_;
+  const SharedLock::Context names_context_;
+  const SharedLock::Context copy_context_;
+  const SharedLock::Context burial_context_;
   SegmentTable table_;
   std::unique_ptr<Journal> journal_;
   std::array<Bin, kClasses> bins_;
@@ -278,7 +321,10 @@ class Heap {
   std::uint64_t limbo_limit_ = 0;  // with more waiting for the watermark a commit checkpoints
   std::mutex contexts_mutex_;
   std::vector<std::unique_ptr<TxContext>> contexts_;
-  std::mutex copy_mutex_;                     // one long copy at a time: there is one intent
+  std::mutex checkpoint_mutex_;  // until what became ripe is returned
+  std::mutex flagged_mutex_;
+  std::vector<Segment*> flagged_;  // of T and P, in which others freed
+  std::atomic<bool> has_flagged_{false};
   std::shared_ptr<Recoverable> recoverable_;  // shared with the caches of its threads
   Journal::Recovery recovery_;
   std::vector<const Segment*> old_blocks_;  // transactional, that open found unclean

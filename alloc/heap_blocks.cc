@@ -3,6 +3,7 @@
 #include <array>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "alloc/crc.h"
 #include "alloc/heap.h"
@@ -38,10 +39,10 @@ Result<Slot> Heap::reserve_slot(std::size_t bytes) {
 
 Result<Slot> Heap::reserve_small(std::uint8_t size_class) {
   Bin& bin = bins_.at(size_class);
-  for (;;) {
+  for (bool looked = false;;) {
     {
       const std::lock_guard lock(bin.mutex);
-      if (bin.partial.empty()) BTD_TRY(grow(bin, size_class));
+      if (bin.partial.empty() && (looked || !others_freed())) BTD_TRY(grow(bin, size_class));
       if (!bin.partial.empty()) {
         Segment* segment = bin.partial.back();
         const std::uint32_t slot = segment->take_slot();
@@ -49,7 +50,7 @@ Result<Slot> Heap::reserve_small(std::uint8_t size_class) {
         return Slot{.segment = segment, .index = slot};
       }
     }
-    BTD_TRY(make_room(1));
+    BTD_TRY(std::exchange(looked, true) ? make_room(1) : return_freed());
   }
 }
 
@@ -75,6 +76,7 @@ Status Heap::grow(Bin& bin, std::uint8_t size_class) {
 }
 
 Result<Slot> Heap::reserve_large(std::uint64_t span) {
+  if (others_freed()) BTD_TRY(return_freed());
   for (;;) {
     if (span < (std::uint64_t{1} << 32)) {
       BTD_ASSIGN(Segment* const segment, table_.take({.kind = SegmentKind::kLarge,
@@ -92,11 +94,16 @@ Result<Slot> Heap::reserve_large(std::uint64_t span) {
 Status Heap::make_room(std::uint64_t span) {
   const std::lock_guard one(room_mutex_);
   if (table_.longest_run() >= span) return {};
+  if (others_freed()) BTD_TRY(return_freed());
   if (journal_->parked_bytes() > 0) {
     BTD_TRY(checkpoint());
     if (table_.longest_run() >= span) return {};
   }
   BTD_TRY(trim());
+  if (table_.own_arenas().size() < table_.arenas()) {
+    BTD_ASSIGN(const bool took, take_orphan());
+    if (took) return {};
+  }
   BTD_ASSIGN(const bool grown, table_.grow(span));
   if (grown) return {};
   const std::uint64_t most =
@@ -106,30 +113,7 @@ Status Heap::make_room(std::uint64_t span) {
                             " bytes does not fit an arena of " +
                             std::to_string(source_.arena_bytes()) + " bytes.");
   }
-  return add_arena();
-}
-
-Status Heap::add_arena() {
-  const std::uint32_t index = table_.arenas();
-  if (index == SegmentTable::kMaxArenas)
-    return fail(ENOSPC, "The heap has all arenas it may have.");
-  if (source_.count() == index) BTD_TRY(source_.extend());
-  // An arena that a crash left half made is made again; until arena_count says so it is nothing.
-  const SegmentTable::Geometry plan =
-      SegmentTable::plan(source_.arena_bytes(), sizeof(ArenaHeader));
-  const Offset start = index * source_.arena_bytes();
-  const std::uint64_t table_end = plan.table_offset + plan.segment_count * sizeof(SegmentHeader);
-  const std::uint64_t used = std::min(source_.used_bytes(index), table_end);
-  BTD_TRY(source_.reserve_space(start, sizeof(ArenaHeader)));
-  if (used > plan.table_offset) {
-    const std::vector<std::byte> zero(used - plan.table_offset);
-    persist_.copy_nodrain(base_ + start + plan.table_offset, zero.data(), zero.size());
-  }
-  write_identity(index, header()->identity);
-  if (!persist_.drain()) return persist_.health();
-  persist_.store(header()->arena_count, checked_word(index + 1));
-  if (!persist_.drain()) return persist_.health();
-  return attach(index, true);
+  return take_arena();
 }
 
 // Gives back what reserve() took, of an aborted transaction. Nothing of it reached NVRAM.
@@ -168,7 +152,7 @@ Result<Slot> Heap::begin_free(Offset block) {
     return fail(EINVAL, "The block at " + std::to_string(block) +
                             " is recoverable; give it back with release().");
   }
-  if (!slot.segment->claim(slot.index)) {
+  if (!slot.segment->is_allocated(slot.index)) {
     return fail(EINVAL, "The block at " + std::to_string(block) +
                             " is not allocated; it was freed twice, or never allocated.");
   }
@@ -200,8 +184,8 @@ void Heap::relieve() {
   static_cast<void>(checkpoint());
 }
 
-Status Heap::park(const Slot& slot, std::uint64_t seq) {
-  BTD_TRY(journal_->park(slot, seq));
+Status Heap::park(const Slot& slot) {
+  BTD_TRY(journal_->park(slot));
   if (journal_->parked_bytes() > limbo_limit_) relieve();
   return {};
 }

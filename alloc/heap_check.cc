@@ -44,9 +44,9 @@ std::string remnant(const SegmentHeader& header) {
 
 void Heap::check(const std::function<void(const std::string&)>& report) const {
   const std::optional<std::uint64_t> arenas = checked_value(header()->arena_count);
-  if (arenas != table_.arenas()) report("The heap's number of arenas is damaged.");
+  if (!arenas) report("The heap's number of arenas is damaged.");
   if (!checked_value(header()->state)) report("The heap's state word is damaged.");
-  for (std::uint32_t i = 0; i < table_.arenas(); ++i) check_arena(i, report);
+  for (const std::uint32_t arena : table_.own_arenas()) check_arena(arena, report);
 }
 
 void Heap::check_arena(std::uint32_t index,

@@ -71,7 +71,7 @@ void hold(const Slot& slot) {
 }
 
 bool is_held(const Slot& slot) {
-  return !slot.segment->recoverable() &&
+  return !slot.segment->recoverable() && !slot.segment->foreign &&
          (slot.segment->held[slot.index / 64].load(std::memory_order_acquire) &
           Segment::mask_of(slot.index)) != 0;
 }
@@ -112,7 +112,7 @@ Result<Offset> Heap::allocate_to(Offset dest, std::size_t bytes) {
   log_allocation(record, slot);
   record.set64(dest, slot.offset() + bias_);
   BTD_ASSIGN(const std::uint64_t seq, commit(record));  // in doubt: nobody reuses it
-  if (recoverable != nullptr) recoverable->note_logged(seq);
+  if (recoverable != nullptr) BTD_TRY(note_logged({&recoverable, 1}, seq));
   return slot.offset();
 }
 
@@ -125,8 +125,7 @@ Status Heap::free_from(Offset dest) {
   record.and64(slot.segment->bitmap_word(slot.index), ~Segment::mask_of(slot.index));
   record.set64(dest, 0);
   BTD_ASSIGN(const std::uint64_t seq, commit(record, {&slot, 1}));
-  if (recoverable != nullptr) recoverable->note_logged(seq);
-  return {};
+  return recoverable != nullptr ? note_logged({&recoverable, 1}, seq) : Status{};
 }
 
 Result<Offset> Heap::reserve(std::size_t bytes) {
@@ -196,13 +195,18 @@ Status Heap::publish(std::span<const Action> actions) {
   }
   if (!status) {
     for (std::size_t i = 0; i < claimed; ++i) hold(taken.allocated[i]);
-    for (const Slot& slot : taken.freed) slot.segment->unclaim(slot.index);
     return status;
   }
   if (record.empty()) return {};
-  BTD_ASSIGN(const std::uint64_t seq, commit(record, taken.freed));
-  for (Segment* segment : taken.logged) segment->note_logged(seq);
-  return {};
+  const Result<std::uint64_t> seq = commit(record, taken.freed);
+  if (!seq) {
+    // Not in doubt: nothing happened.
+    if (seq.error().code == EINVAL) {
+      for (const Slot& slot : taken.allocated) hold(slot);
+    }
+    return std::unexpected(seq.error());
+  }
+  return note_logged(taken.logged, *seq);
 }
 
 Status Heap::copy(Offset to, const void* from, std::size_t len) {
@@ -217,13 +221,13 @@ Status Heap::copy(Offset to, const void* from, std::size_t len) {
   Record record;
   record.bytes(to, from, len);
   BTD_ASSIGN(const std::uint64_t seq, commit(record));
-  if (slot.segment->recoverable()) slot.segment->note_logged(seq);
-  return {};
+  return slot.segment->recoverable() ? note_logged({&slot.segment, 1}, seq) : Status{};
 }
 
 // The shadow is whole before it is promised, and the promise durable before `to` is touched.
 Status Heap::copy_by_shadow(Offset to, const void* from, std::size_t len) {
-  const std::lock_guard one(copy_mutex_);
+  BTD_ASSIGN(const SharedHold one, SharedHold::take(shared().copy, copy_context_, "a long copy"));
+  BTD_TRY(finish_copy());  // of who died in it
   Tx tx = begin();
   BTD_ASSIGN(const Offset shadow, tx.alloc(len));
   persist_.copy_nodrain(data(shadow), from, len);

@@ -23,14 +23,6 @@ bool Heap::Marker::mark(Offset at) {
   return (__atomic_fetch_or(live, bit, __ATOMIC_ACQ_REL) & bit) == 0;
 }
 
-void Heap::collect() {
-  recoverable_->soil();
-  old_blocks_.clear();
-  table_.for_each([this](const Segment& segment) {
-    if (!segment.recoverable()) old_blocks_.push_back(&segment);
-  });
-}
-
 Status Heap::recover(const std::function<void(Marker&)>& visit) {
   recoverable_->begin_marking();
   Marker marker(table_);
@@ -45,7 +37,8 @@ Status Heap::recover(const Marking::Options& options) {
     if (options.roots) options.roots(root);
   };
   recoverable_->begin_marking();
-  Marking marking(table_, base_, table_.arenas() * source_.arena_bytes(), bias_, old_blocks_, all);
+  Marking marking(table_, base_, std::uint64_t{table_.arenas()} * source_.arena_bytes(), bias_,
+                  old_blocks_, all);
   const Marking::Found found = marking.run();
   marked_objects_ = found.objects;
   marked_bytes_ = found.bytes;
@@ -56,6 +49,8 @@ Status Heap::sweep() {
   BTD_ASSIGN(const std::uint64_t reclaimed, recoverable_->sweep());
   reclaimed_bytes_ += reclaimed;
   old_blocks_.clear();
+  shared().leaks = 0;
+  shared().recovering = 0;
   return {};
 }
 
@@ -64,22 +59,25 @@ Slot Heap::block_of(Offset at) const {
   return slot.segment != nullptr && slot.segment->is_allocated(slot.index) ? slot : Slot{};
 }
 
+static void for_each_slot(Segment& segment, const std::function<void(const Slot&)>& visit) {
+  for (std::uint32_t i = 0; i < segment.slots; ++i) {
+    if (segment.is_allocated(i)) visit({.segment = &segment, .index = i});
+  }
+}
+
 void Heap::for_each_block(const std::function<void(const Slot&)>& visit) const {
-  table_.for_each([&](Segment& segment) {
-    for (std::uint32_t i = 0; i < segment.slots; ++i) {
-      if (segment.is_allocated(i)) visit({.segment = &segment, .index = i});
-    }
-  });
+  table_.for_each([&](Segment& segment) { for_each_slot(segment, visit); });
+  table_.for_each_foreign([&](Segment& segment) { for_each_slot(segment, visit); });
 }
 
 void Heap::pause() {
   room_mutex_.lock();
   recoverable_->mutex().lock();
-  table_.mutex().lock();
+  table_.pause();
 }
 
 void Heap::resume() {
-  table_.mutex().unlock();
+  table_.resume();
   recoverable_->mutex().unlock();
   room_mutex_.unlock();
 }

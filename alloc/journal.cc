@@ -146,15 +146,15 @@ Result<Journal::Lane*> Journal::take_lane() {
   return &lanes_[at];
 }
 
-void Journal::park_in(Lane& lane, const Slot& slot, std::uint64_t seq) {
-  lane.parked.push_back({.seq = seq, .slot = slot});
+void Journal::park_in(Lane& lane, const Slot& slot) {
+  lane.parked.push_back(slot);
   lane.parked_bytes += slot.bytes();
   parked_bytes_.fetch_add(slot.bytes(), std::memory_order_relaxed);
 }
 
-Status Journal::park(const Slot& slot, std::uint64_t seq) {
+Status Journal::park(const Slot& slot) {
   BTD_ASSIGN(Lane* const lane, take_lane());
-  park_in(*lane, slot, seq);
+  park_in(*lane, slot);
   leave(*lane);
   return {};
 }
@@ -181,17 +181,43 @@ Result<std::uint64_t> Journal::commit(Record& record, std::span<const Slot> free
   if (fault_ == Fault::kApplyBeforeCommit) [[unlikely]]
     apply(sealed.data());
   persist_.copy_lines_nodrain(lane->base + tail, sealed.data(), sealed.size());
+  if (!freed.empty()) {
+    if (Status claimed = claim_or_void(freed, lane->base + tail); !claimed) [[unlikely]] {
+      shared.in_flight.shared().store(0, std::memory_order_release);
+      leave(*lane);
+      return std::unexpected(std::move(claimed).error());
+    }
+  }
   const bool durable = persist_.drain();
   if (durable) {
     apply(sealed.data());
     shared.tail.shared().store(tail + size, std::memory_order_release);
-    for (const Slot& slot : freed) park_in(*lane, slot, seq);
+    for (const Slot& slot : freed) {
+      if (slot.segment->foreign) [[unlikely]]
+        notify_(*slot.segment);
+      else
+        park_in(*lane, slot);
+    }
   }
   shared.in_flight.shared().store(0, std::memory_order_release);
   leave(*lane);
   if (durable) [[likely]]
     return seq;
   return std::unexpected(persist_.health().error());
+}
+
+// Claims all slots or none; where one is claimed already, the record in the lane is no record.
+Status Journal::claim_or_void(std::span<const Slot> freed, std::byte* record) {
+  std::size_t claimed = 0;
+  while (claimed < freed.size() && freed[claimed].segment->claim(freed[claimed].index)) ++claimed;
+  if (claimed == freed.size()) return {};
+  const Offset block = freed[claimed].offset();
+  while (claimed-- > 0) freed[claimed].segment->unclaim(freed[claimed].index);
+  const std::array<std::byte, kLineBytes> zero{};
+  persist_.copy_nodrain(record, zero.data(), zero.size());
+  if (!persist_.drain()) return persist_.health();
+  return fail(EINVAL, "The block at " + std::to_string(block) +
+                          " is not allocated; it was freed twice, or is being freed elsewhere.");
 }
 
 void Journal::apply(const std::byte* record) {
@@ -247,7 +273,7 @@ Status Journal::raise_watermark(std::uint64_t seq) {
   return {};
 }
 
-Status Journal::checkpoint(std::vector<Slot>& ripe) {
+Status Journal::checkpoint(std::vector<Slot>& ripe, const std::function<Status()>& at_home) {
   BTD_ASSIGN(const AllLanes all, AllLanes::lock(*this));
   const std::uint64_t last = shared_.next_seq.load() - 1;
   if (last != watermark()) {
@@ -262,14 +288,15 @@ Status Journal::checkpoint(std::vector<Slot>& ripe) {
   }
   // Also what waited for a watermark that another user raised.
   for (Lane& lane : lanes_) {
-    for (const Parked& parked : lane.parked) ripe.push_back(parked.slot);
+    ripe.insert(ripe.end(), lane.parked.begin(), lane.parked.end());
     lane.parked.clear();
     parked_bytes_.fetch_sub(std::exchange(lane.parked_bytes, 0), std::memory_order_relaxed);
   }
-  return {};
+  return at_home ? at_home() : Status{};
 }
 
-void Journal::bury(unsigned user) {
+void Journal::bury(unsigned user,
+                   const std::function<void(Offset word, std::uint64_t bits)>& freed) {
   for (Lane& lane : lanes_) {
     LaneShared& shared = *lane.shared;
     if (SharedLock::holder(shared.lock) != user) continue;
@@ -281,6 +308,12 @@ void Journal::bury(unsigned user) {
       persist_.flush(lane.base + shared.tail, size);
       static_cast<void>(persist_.drain());
       apply(lane.base + shared.tail);
+      for_entries(lane.base + shared.tail, [&](const EntryTag& tag, const std::byte* data) {
+        if (tag.kind != EntryKind::kAnd64) return;
+        std::uint64_t mask = 0;
+        std::memcpy(&mask, data, sizeof(mask));
+        freed(tag.home, ~mask);
+      });
       shared.tail.shared().store(shared.tail + size, std::memory_order_release);
     }
     shared.in_flight.shared().store(0, std::memory_order_release);

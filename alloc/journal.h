@@ -6,14 +6,16 @@
 // "every record up to W is home". recover() replays the records above W in order of their numbers.
 //
 // Lanes belong to nobody: any thread of any process that uses the heap takes a free one for a
-// commit (LaneShared). What a dead process left half applied, bury() finishes. ASSUMPTIONS
+// commit (LaneShared). What a dead process left half applied, bury() finishes. A block is claimed
+// for freeing (its freed bit) only inside a commit, after the record lies in the lane: so what the
+// dead had claimed stands in their record. ASSUMPTIONS
 // - Between two transactions that touch the same word, other than by or64/and64 of different bits,
 // the
 //   caller holds a lock from before the first one's commit() until it returned.
 // - Content that a record refers to but does not carry was fenced before commit(): a record may
 // reach
 //   NVRAM by eviction before its fence.
-// LOCK ORDER: lanes by number, then the door. No lock is held while the caller's code runs.
+// LOCK ORDER: the door, lanes by number, the burial lock.
 // Thread-safety: commit, checkpoint and bury from any thread; the rest before any other use.
 #pragma once
 
@@ -21,6 +23,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -66,6 +69,8 @@ class Journal {
   static Result<std::unique_ptr<Journal>> open(Persist& persist, std::byte* heap_base, Offset where,
                                                HeapShared& shared,
                                                const SharedLock::Context& context);
+  // Called inside commits, for each segment of another user in which a slot was freed.
+  void on_foreign(std::function<void(const Segment&)> notify) { notify_ = std::move(notify); }
 
   Journal(const Journal&) = delete;
   Journal& operator=(const Journal&) = delete;
@@ -75,18 +80,19 @@ class Journal {
   Result<Recovery> recover(std::uint64_t heap_bytes);
 
   // Makes the record durable and applies it; returns its number. `freed`: slots that the record
-  // frees; they wait in the lane for the watermark. Errors, nothing changed: E2BIG it does not fit
-  // a lane; EAGAIN the lane is full: checkpoint() first; ETIMEDOUT. EIO the medium failed: in
-  // doubt.
+  // frees; they wait in the lane for the watermark, or for their owner. Errors, nothing changed:
+  // E2BIG it does not fit a lane; EAGAIN the lane is full: checkpoint() first; EINVAL one of
+  // `freed` is claimed by another commit; ETIMEDOUT. EIO the medium failed: in doubt.
   Result<std::uint64_t> commit(Record& record, std::span<const Slot> freed = {});
-  // A slot that may not be reused before the record `seq` is home.
-  Status park(const Slot& slot, std::uint64_t seq);
+  // A slot that may not be reused before what is in the lanes now is home.
+  Status park(const Slot& slot);
 
   // Brings all records home and empties the lanes. `ripe` gets the slots that waited for that.
-  // Errors: EIO, ETIMEDOUT.
-  Status checkpoint(std::vector<Slot>& ripe);
-  // Finishes what a dead user was committing, and frees its lanes. Under the door.
-  void bury(unsigned user);
+  // `at_home` is called while no commit is under way and no record waits. Errors: EIO, ETIMEDOUT.
+  Status checkpoint(std::vector<Slot>& ripe, const std::function<Status()>& at_home = {});
+  // Finishes what a dead user was committing, and frees its lanes: under the burial lock. `freed`
+  // is called for each word of live bits in which that frees slots, with their bits.
+  void bury(unsigned user, const std::function<void(Offset word, std::uint64_t bits)>& freed);
 
   [[nodiscard]] std::uint64_t watermark() const { return shared_.home_seq.load(); }
   [[nodiscard]] std::uint64_t parked_bytes() const {
@@ -99,14 +105,10 @@ class Journal {
   [[nodiscard]] Fault fault() const { return fault_; }
 
  private:
-  struct Parked {
-    std::uint64_t seq;
-    Slot slot;
-  };
   struct alignas(2 * kLineBytes) Lane {
     std::byte* base = nullptr;
     LaneShared* shared = nullptr;
-    std::vector<Parked> parked;  // under the lane's lock
+    std::vector<Slot> parked;  // under the lane's lock
     std::uint64_t parked_bytes = 0;
   };
   struct Found {
@@ -120,7 +122,8 @@ class Journal {
           HeapShared& shared, const SharedLock::Context& context);
   Result<Lane*> take_lane();
   static void leave(Lane& lane) { SharedLock::unlock(lane.shared->lock); }
-  void park_in(Lane& lane, const Slot& slot, std::uint64_t seq);
+  void park_in(Lane& lane, const Slot& slot);
+  Status claim_or_void(std::span<const Slot> freed, std::byte* record);
   [[nodiscard]] std::optional<RecordHeader> valid_record(const Lane& lane, std::uint64_t at,
                                                          std::uint64_t above) const;
   Status walk_lane(const Lane& lane, std::uint64_t above, std::vector<Found>& found) const;
@@ -137,6 +140,7 @@ class Journal {
   const SharedLock::Context& context_;
   const std::uint64_t lane_bytes_;
   std::vector<Lane> lanes_;
+  std::function<void(const Segment&)> notify_;
   std::atomic<std::uint64_t> parked_bytes_{0};
   std::atomic<std::uint64_t> checkpoints_{0};
   std::uint64_t first_seq_ = 1;

@@ -100,34 +100,31 @@ static_assert(sizeof(CopyIntent) == 24);
 
 // What the users of a heap share, in arena 0. Set anew by whoever opens the heap alone.
 struct HeapShared {
-  transient<std::uint32_t> door;        // SharedLock: a user comes, goes or dies; the heap grows
   transient<std::uint32_t> names;       // SharedLock: the roots and types of libbtd
   transient<std::uint32_t> copy;        // SharedLock: the copy intent
-  transient<std::uint32_t> recovering;  // user + 1, while what is from before waits for marking
+  transient<std::uint32_t> burial;      // SharedLock: what the dead left is being finished
+  transient<std::uint32_t> recovering;  // 1: what is from before an unclean stop waits for marking
   transient<std::uint32_t> leaks;  // a user died: what its threads had cached is lost until marking
-  transient<std::uint32_t> users_epoch;  // counts users that came
-  std::array<std::uint8_t, 40> pad0;
+  std::array<std::uint8_t, 4> pad0;
+  transient<std::uint64_t> users;  // a bit for each that came and did not take its leave
+  std::array<std::uint8_t, 32> more0;
   transient<std::uint64_t> next_seq;  // of the journal; a line of its own
   std::array<std::uint8_t, 56> pad1;
-  transient<std::uint64_t> home_seq;        // the watermark as a plain number
-  transient<std::uint64_t> reserved_bytes;  // that all arenas take on the file system
-  std::array<std::uint8_t, 48> pad2;
+  transient<std::uint64_t> home_seq;  // the watermark as a plain number
+  std::array<std::uint8_t, 56> pad2;
   std::array<std::uint8_t, 64> pad3;
 };
 static_assert(sizeof(HeapShared) == 256);
 
 // Of one arena: how users that do not own it reach the one that does.
 inline constexpr unsigned kPendingWords = 64;
-inline constexpr unsigned kClaims = 256;
 struct ArenaShared {
   // A bit for each group of neighbouring segments in which others freed: the owner looks at their
   // headers. The summary has a bit for each word.
   transient<std::uint64_t> summary;
   transient<std::uint64_t> groups[kPendingWords];
-  // Blocks of contract T and P that the owner claimed in order to free them, anywhere; 0: no claim.
-  transient<std::uint64_t> claims[kClaims];
 };
-static_assert(sizeof(ArenaShared) == 8 + 512 + 2048);
+static_assert(sizeof(ArenaShared) == 8 + 512);
 
 struct ArenaHeader {
   ArenaIdentity identity;
@@ -135,14 +132,14 @@ struct ArenaHeader {
   persistent<std::uint64_t> state;  // checked word of HeapState; a line of its own, arena 0 only
   std::array<std::uint8_t, 56> pad1;
   persistent<std::uint64_t> arena_count;  // checked word: arenas whose header is durable; arena 0
-  persistent<std::uint64_t> grown;  // checked word: segments that have memory; of each arena
+  persistent<std::uint64_t> grown;        // checked word: segments that have memory; of each arena
   std::array<std::uint8_t, 48> pad2;
   HeapShared heap;                              // arena 0 only
   persistent<std::uint64_t> roots[kRootSlots];  // changed through the journal; arena 0 only
   CopyIntent copy;                              // changed through the journal; arena 0 only
   std::array<std::uint8_t, 40> pad3;
   ArenaShared shared;
-  std::array<std::uint8_t, 440> pad4;
+  std::array<std::uint8_t, 2488> pad4;
 };
 static_assert(sizeof(ArenaHeader) == kPageBytes);
 static_assert(offsetof(ArenaHeader, state) == 128);
@@ -271,9 +268,9 @@ struct SlotBits {
 static_assert(sizeof(SlotBits) == 16);
 
 struct SegmentHeader {
-  persistent<std::uint64_t> word;       // checked word of SegmentWord, or 0
-  transient<std::uint32_t> pending;     // others freed in it: the owner is to look
-  transient<std::uint32_t> generation;  // the heap's, when the segment was last taken or swept
+  persistent<std::uint64_t> word;    // checked word of SegmentWord, or 0
+  transient<std::uint32_t> pending;  // others freed in it: the owner is to look
+  std::array<std::uint8_t, 4> pad0;
   persistent<std::uint64_t> reserved[2];
   SlotBits bitmap[kInlineBitmapBits / 64];
 };

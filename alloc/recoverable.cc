@@ -30,6 +30,14 @@ ThreadCaches::~ThreadCaches() {
   for (Entry& entry : entries) entry.heap->rest(*entry.cache);
 }
 
+// At most so many of the lowest bits, and at least one.
+std::uint64_t lowest(std::uint64_t bits, std::uint64_t most) {
+  if (static_cast<unsigned>(std::popcount(bits)) <= most) return bits;
+  std::uint64_t rest = bits & (bits - 1);
+  for (; most > 1; --most) rest &= rest - 1;
+  return bits & ~rest;
+}
+
 }  // namespace
 
 thread_local constinit Recoverable::Last Recoverable::t_last{};
@@ -130,6 +138,10 @@ Result<Offset> Recoverable::refill(Cache& cache, Bin& bin, std::uint8_t size_cla
       drain_pending(cache);
       if (claim_word(cache, bin)) return bin.take_claimed();
     }
+    if (heap_.others_freed()) {
+      BTD_TRY(heap_.return_freed());
+      if (cache.pending.load(std::memory_order_relaxed) != nullptr) continue;
+    }
     if (take_from_resting(cache, bin, size_class, type)) continue;
     std::uint32_t got = 0;
     BTD_TRY(grow(cache, bin, word, got));
@@ -161,7 +173,8 @@ bool Recoverable::claim_word(Cache& cache, Bin& bin) {
     if (bin.mask != 0) break;
     segment.hint = segment.hint + 1 == segment.words ? 0 : segment.hint + 1;
   }
-  segment.store_live(segment.hint, segment.existing(segment.hint));
+  bin.mask = lowest(bin.mask, Bin::kMaxClaimedBytes / segment.slot_bytes);
+  segment.store_live(segment.hint, segment.load_live(segment.hint) | bin.mask);
   segment.free_slots -= static_cast<std::uint32_t>(std::popcount(bin.mask));
   bin.states = segment.state + std::size_t{segment.hint} * 64;
   bin.slot_bytes = segment.slot_bytes;
@@ -262,12 +275,24 @@ Status Recoverable::release(Offset block) {
 
 // A claimed slot: it is this thread's to give back.
 Status Recoverable::give_back(Segment& segment, std::uint32_t index) {
+  if (segment.foreign) {
+    table_.flag(segment);
+    return {};
+  }
   const Slot slot{.segment = &segment, .index = index};
   // A record that may yet be replayed would write into what the slot's next owner stores.
   const std::uint64_t logged = segment.logged_seq.load();
   if (logged > heap_.journal_->watermark()) [[unlikely]]
-    return heap_.park(slot, logged);
+    return heap_.park(slot);
   return take_back(slot);
+}
+
+void Recoverable::freed_by_others(Segment& segment, std::vector<Segment*>& empty) {
+  if (!segment.large()) return push_pending(segment);
+  if (segment.load_freed(0) == 0 || segment.load_live(0) == 0) return;
+  segment.store_state(0, Segment::kFree);
+  segment.store_live(0, 0);
+  empty.push_back(&segment);
 }
 
 Status Recoverable::take_back(const Slot& slot) {
@@ -433,6 +458,7 @@ Status Recoverable::trim() {
 
 Result<Offset> Recoverable::allocate_large(std::size_t bytes, std::uint8_t type) {
   const std::uint64_t span = (bytes + kSegmentBytes - 1) / kSegmentBytes;
+  if (heap_.others_freed()) BTD_TRY(heap_.return_freed());
   for (;;) {
     Segment* segment = nullptr;
     if (span < (std::uint64_t{1} << 32)) {
@@ -480,7 +506,11 @@ void Recoverable::soil() {
       next->pending.store(false);
       next = next->next_pending;
     }
-    for_bins(*cache, [](Bin& bin) { bin = Bin{}; });
+    for_bins(*cache, [](Bin& bin) {
+      const std::uint32_t bound = bin.most_freed;
+      bin = Bin{};
+      bin.most_freed = bound;
+    });
     cache->empty = 0;
   }
   dirty_segments_.clear();
@@ -556,9 +586,12 @@ Status Recoverable::write_bitmaps() {
   table_.for_each([&](Segment& segment) {
     if (!segment.recoverable()) return;
     for (std::uint32_t i = 0; i < segment.words; ++i) {
+      // Others may be freeing in it.
+      const std::uint64_t freed = __atomic_exchange_n(segment.freed_at(i), 0, __ATOMIC_SEQ_CST);
+      const std::uint64_t live =
+          segment.state != nullptr ? segment.pack_state(i) : segment.load_live(i);
       // Memory that nobody recovered is kept as it is: all of it counts as live.
-      segment.store_live(i, segment.dirty ? segment.existing(i) : segment.allocated_word(i));
-      __atomic_store_n(segment.freed_at(i), 0, __ATOMIC_RELAXED);
+      segment.store_live(i, segment.dirty ? segment.existing(i) : live & ~freed);
     }
     heap_.persist_.flush(segment.bits, segment.words * sizeof(SlotBits));
   });

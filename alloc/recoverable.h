@@ -39,7 +39,11 @@ class Recoverable : public std::enable_shared_from_this<Recoverable> {
   // The live bits of both are set.
   struct Bin {
     static constexpr std::uint32_t kMaxFreed = 64;
+    // Bounds, in bytes, what a thread that dies takes along until the next marking.
+    static constexpr std::uint64_t kMaxFreedBytes = 16 * 1024;
+    static constexpr std::uint64_t kMaxClaimedBytes = 8 * 1024;
     std::uint32_t freed_count = 0;
+    std::uint32_t most_freed = kMaxFreed;
     std::uint32_t growth = 1;  // headers that the next growth persists together
     std::uint64_t mask = 0;
     Offset word_start = 0;           // slot 0 of the claimed word
@@ -58,6 +62,10 @@ class Recoverable : public std::enable_shared_from_this<Recoverable> {
       }
       return mask != 0 ? take_claimed() : 0;
     }
+    void set_bounds(std::uint64_t bytes) {
+      most_freed = static_cast<std::uint32_t>(
+          std::clamp<std::uint64_t>(kMaxFreedBytes / bytes, 2, kMaxFreed));
+    }
     [[nodiscard]] Offset take_claimed() {
       const auto bit = static_cast<unsigned>(std::countr_zero(mask));
       mask &= mask - 1;
@@ -65,9 +73,15 @@ class Recoverable : public std::enable_shared_from_this<Recoverable> {
       return word_start + bit * slot_bytes;
     }
   };
-  using Bins = std::array<Bin, kClasses>;
+  template <std::size_t N>
+  struct BinsOf : std::array<Bin, N> {
+    BinsOf() {
+      for (std::size_t i = 0; i < kClasses; ++i) (*this)[i].set_bounds(kSizeClasses[i].bytes);
+    }
+  };
+  using Bins = BinsOf<kClasses>;
   // One more, which takes nothing: of what has no bin in the table.
-  using CacheBins = std::array<Bin, kClasses + 1>;
+  using CacheBins = BinsOf<kClasses + 1>;
   struct alignas(2 * kLineBytes) Cache {
     explicit Cache(Recoverable& owner) : engine(&owner) {
       bins[SegmentMap::kNoBin].freed_count = Bin::kMaxFreed;
@@ -109,7 +123,7 @@ class Recoverable : public std::enable_shared_from_this<Recoverable> {
     if (__atomic_load_n(state, __ATOMIC_RELAXED) != Segment::kAllocated) [[unlikely]]
       return false;
     __atomic_store_n(state, Segment::kFree, __ATOMIC_RELAXED);
-    if (count >= Bin::kMaxFreed) [[unlikely]] {
+    if (count >= bin.most_freed) [[unlikely]] {
       cache->engine->spill(*cache, *segment, slot);
       return true;
     }
@@ -121,6 +135,8 @@ class Recoverable : public std::enable_shared_from_this<Recoverable> {
   Result<Offset> allocate(std::size_t bytes, std::uint8_t type);
   Status release(Offset block);
 
+  // Takes in what other users freed in it; a large one that is free now goes to `empty`.
+  void freed_by_others(Segment& segment, std::vector<Segment*>& empty);
   // Takes back a slot that is not live, from any thread.
   Status take_back(const Slot& slot);
 

@@ -68,28 +68,25 @@ SegmentTable::SegmentTable(ArenaSource& source)
       map_(std::min(kMaxArenas * source.arena_bytes(), kMaxTableBytes) / kSegmentBytes,
            source.cells()) {}
 
-Status SegmentTable::attach(std::uint32_t index, const Geometry& geometry, bool clean,
-                            std::vector<Segment*>& found) {
+Status SegmentTable::attach(std::uint32_t index, bool clean, std::vector<Segment*>& found) {
+  const Geometry& plan = geometry(index);
   if (!map_.usable()) return fail(ENOMEM, "There is no address space for the table of segments.");
   if ((index + 1) * arena_bytes_ > map_.size() * kSegmentBytes) {
     return fail(ENOSPC, "The heap has all arenas it may have.");
   }
   const std::optional<std::uint64_t> grown = checked_value(arena_header(index)->grown);
-  if (!grown || *grown > geometry.segment_count) {
+  if (!grown || *grown > plan.segment_count) {
     return fail(EUCLEAN, "Arena " + std::to_string(index) +
                              " has a damaged header; restore the heap from a backup.");
   }
   const std::uint64_t bytes =
-      *grown == 0 ? sizeof(ArenaHeader) : geometry.segments_offset + *grown * kSegmentBytes;
+      *grown == 0 ? sizeof(ArenaHeader) : plan.segments_offset + *grown * kSegmentBytes;
   if (source_.used_bytes(index) < bytes) {
     return fail(EUCLEAN, "Arena " + std::to_string(index) + " has " +
                              std::to_string(source_.used_bytes(index)) + " bytes instead of " +
                              std::to_string(bytes) + "; it was truncated: restore it.");
   }
-  arenas_[index] = geometry;
   const auto count = static_cast<std::uint32_t>(*grown);
-  grown_[index].store(count);
-  arena_count_.store(index + 1, std::memory_order_release);
   const std::lock_guard lock(mutex_);
   std::uint32_t free = 0;  // neighbouring free segments before i
   for (std::uint32_t i = 0; i < count;) {
@@ -100,6 +97,10 @@ Status SegmentTable::attach(std::uint32_t index, const Geometry& geometry, bool 
     i += std::max(used, 1U);
   }
   if (free != 0) extents_.put(first_id(index) + count - free, free);
+  const std::uint32_t owned = own_count_.load();
+  own_.at(owned) = index;
+  own_count_.store(owned + 1, std::memory_order_release);
+  map_of_own_.at(index).store(true);
   return {};
 }
 
@@ -131,10 +132,10 @@ SegmentTable::Decoded SegmentTable::decode(std::uint64_t word, std::uint64_t roo
 Status SegmentTable::read_segment(std::uint32_t arena, std::uint32_t index, bool clean,
                                   std::vector<Segment*>& found, std::uint32_t& used) {
   const Offset at =
-      arena * arena_bytes_ + arenas_[arena].table_offset + index * sizeof(SegmentHeader);
+      arena * arena_bytes_ + geometry(arena).table_offset + index * sizeof(SegmentHeader);
   const auto* header = reinterpret_cast<const SegmentHeader*>(base_ + at);
   if (header->word == 0) return {};
-  const Decoded decoded = decode(header->word, grown_[arena].load() - index);
+  const Decoded decoded = decode(header->word, grown(arena) - index);
   if (decoded.damage != nullptr) return damaged(arena, index, decoded.damage);
   const SegmentWord& word = decoded.word;
   const bool small = word.kind == SegmentKind::kSmall;
@@ -177,13 +178,7 @@ Segment* SegmentTable::make(SegmentWord word, std::uint64_t id) {
     segment = spare_.back();
     spare_.pop_back();
   }
-  const auto arena = static_cast<std::uint32_t>(id * kSegmentBytes / arena_bytes_);
-  segment->id = id;
-  segment->word = word;
-  segment->header = arena * arena_bytes_ + arenas_[arena].table_offset +
-                    (id - first_id(arena)) * sizeof(SegmentHeader);
-  set_places(*segment, segment->header + offsetof(SegmentHeader, bitmap));
-  segment->bits = reinterpret_cast<SlotBits*>(base_ + segment->bitmap);
+  describe(*segment, word, id);
   segment->hint = 0;
   segment->list_index = Segment::kNotListed;
   segment->free_slots = segment->slots;
@@ -202,6 +197,16 @@ Segment* SegmentTable::make(SegmentWord word, std::uint64_t id) {
   }
   set_pointers(*segment, segment);
   return segment;
+}
+
+void SegmentTable::describe(Segment& segment, const SegmentWord& word, std::uint64_t id) const {
+  const auto arena = static_cast<std::uint32_t>(id * kSegmentBytes / arena_bytes_);
+  segment.id = id;
+  segment.word = word;
+  segment.header = arena * arena_bytes_ + geometry(arena).table_offset +
+                   (id - first_id(arena)) * sizeof(SegmentHeader);
+  set_places(segment, segment.header + offsetof(SegmentHeader, bitmap));
+  segment.bits = reinterpret_cast<SlotBits*>(base_ + segment.bitmap);
 }
 
 // Where its slots and bits lie.
@@ -232,8 +237,11 @@ Result<Segment*> SegmentTable::take(SegmentWord word) {
   for (;;) {
     {
       const std::lock_guard lock(mutex_);
-      if (const std::optional<std::uint64_t> run = extents_.take(word.span)) return make(word, *run);
+      if (const std::optional<std::uint64_t> run = extents_.take(word.span))
+        return make(word, *run);
     }
+    // First what others left, then more.
+    if (own_arenas().size() < arenas()) return nullptr;
     const Result<bool> grown = grow(word.span);
     if (grown && *grown) continue;
     if (grown || grown.error().code == ENOSPC) return nullptr;
@@ -244,9 +252,9 @@ Result<Segment*> SegmentTable::take(SegmentWord word) {
 Result<bool> SegmentTable::grow(std::uint64_t span) {
   const std::lock_guard one(growth_mutex_);
   if (longest_run() >= span) return true;
-  for (std::uint32_t arena = 0; arena < arenas(); ++arena) {
-    const std::uint64_t has = grown_[arena].load();
-    const std::uint64_t room = arenas_[arena].segment_count - has;
+  for (const std::uint32_t arena : own_arenas()) {
+    const std::uint64_t has = grown(arena);
+    const std::uint64_t room = geometry(arena).segment_count - has;
     const std::uint64_t tail = [&] {
       const std::lock_guard lock(mutex_);
       return extents_.ending_at(first_id(arena) + has);
@@ -265,8 +273,8 @@ Result<bool> SegmentTable::grow(std::uint64_t span) {
 }
 
 Status SegmentTable::grow_arena(std::uint32_t arena, std::uint64_t segments) {
-  const Geometry& plan = arenas_[arena];
-  const std::uint64_t has = grown_[arena].load();
+  const Geometry& plan = geometry(arena);
+  const std::uint64_t has = grown(arena);
   const Offset start = arena * arena_bytes_;
   BTD_TRY(source_.reserve_space(start + plan.table_offset + has * sizeof(SegmentHeader),
                                 segments * sizeof(SegmentHeader)));
@@ -275,7 +283,6 @@ Status SegmentTable::grow_arena(std::uint32_t arena, std::uint64_t segments) {
   persist_.store(arena_header(arena)->grown, checked_word(has + segments));
   if (!persist_.drain()) return persist_.health();
   const std::lock_guard lock(mutex_);
-  grown_[arena].store(static_cast<std::uint32_t>(has + segments));
   extents_.put(first_id(arena) + has, segments);
   return {};
 }
@@ -347,19 +354,119 @@ std::uint64_t SegmentTable::free_segments() const {
 
 std::uint64_t SegmentTable::total_segments() const {
   std::uint64_t total = 0;
-  for (std::uint32_t i = 0; i < arenas(); ++i) total += grown_[i].load();
+  for (std::uint32_t i = 0; i < arenas(); ++i) total += grown(i);
   return total;
 }
 
 std::uint64_t SegmentTable::capacity() const {
   std::uint64_t sum = 0;
-  for (std::uint32_t i = 0; i < arenas(); ++i) sum += arenas_[i].segment_count;
+  for (const std::uint32_t arena : own_arenas()) sum += geometry(arena).segment_count;
   return sum;
 }
 
 std::uint64_t SegmentTable::longest_run() const {
   const std::lock_guard lock(mutex_);
   return extents_.longest();
+}
+
+namespace {
+
+// How many neighbouring segments share a flag of their arena.
+std::uint32_t group_size(const SegmentTable::Geometry& plan) {
+  constexpr std::uint32_t kGroups = kPendingWords * 64;
+  return (plan.segment_count + kGroups - 1) / kGroups;
+}
+
+}  // namespace
+
+// In this order: who sees the summary sees the group, and who sees that the segment.
+void SegmentTable::flag(Offset at) const {
+  const auto arena = static_cast<std::uint32_t>(at / arena_bytes_);
+  const Geometry& plan = geometry(arena);
+  const std::uint64_t into = at % arena_bytes_;
+  const std::uint64_t index = into < plan.segments_offset
+                                  ? (into - plan.table_offset) / sizeof(SegmentHeader)
+                                  : (into - plan.segments_offset) / kSegmentBytes;
+  if (index >= plan.segment_count) return;
+  header_at(arena, static_cast<std::uint32_t>(index))->pending.shared().store(1);
+  const std::uint64_t group = index / group_size(plan);
+  ArenaShared& shared = arena_header(arena)->shared;
+  shared.groups[group / 64].shared().fetch_or(std::uint64_t{1} << (group % 64));
+  shared.summary.shared().fetch_or(std::uint64_t{1} << (group / 64));
+}
+
+void SegmentTable::take_flagged(std::uint32_t arena, std::vector<Segment*>& found) const {
+  ArenaShared& shared = arena_header(arena)->shared;
+  if (shared.summary.load() == 0) return;
+  const std::uint32_t size = group_size(geometry(arena));
+  const std::uint32_t end = grown(arena);
+  for (std::uint64_t words = shared.summary.shared().exchange(0); words != 0; words &= words - 1) {
+    const auto word = static_cast<std::uint32_t>(std::countr_zero(words));
+    for (std::uint64_t groups = shared.groups[word].shared().exchange(0); groups != 0;
+         groups &= groups - 1) {
+      const std::uint32_t first =
+          (word * 64 + static_cast<std::uint32_t>(std::countr_zero(groups))) * size;
+      for (std::uint32_t i = first; i < std::min(first + size, end); ++i) {
+        if (header_at(arena, i)->pending.load() == 0) continue;
+        header_at(arena, i)->pending.shared().exchange(0);
+        Segment* const segment = map_.get(first_id(arena) + i);
+        if (segment != nullptr && segment->id == first_id(arena) + i) found.push_back(segment);
+      }
+    }
+  }
+}
+
+// The segment of another user that holds byte `at`: as its header says at the moment, or that of
+// the extent which it lies inside.
+Segment* SegmentTable::foreign_of(Offset at) const {
+  const auto arena = static_cast<std::uint32_t>(at / arena_bytes_);
+  if (arena >= kMaxArenas || owns(arena) || arena >= arenas()) return nullptr;
+  const std::uint64_t into = at % arena_bytes_;
+  const Geometry& plan = geometry(arena);
+  if (into < plan.segments_offset) return nullptr;
+  const auto index = static_cast<std::uint32_t>((into - plan.segments_offset) / kSegmentBytes);
+  const std::uint32_t end = grown(arena);
+  for (std::uint32_t i = index; index < end; --i) {
+    const SegmentHeader* const header = header_at(arena, i);
+    const std::uint64_t raw = load_word(header->word);
+    const Decoded decoded = raw == 0 ? Decoded{.word = {}, .damage = ""} : decode(raw, end - i);
+    const SegmentWord& word = decoded.word;
+    // A transactional extent that was freed keeps its header, which means nothing.
+    if (decoded.damage == nullptr &&
+        (word.kind == SegmentKind::kSmall || word.contract == Contract::kRecoverable ||
+         (load_word(header->bitmap[0].live) & 1U) != 0))
+      return i + word.span > index ? view_of(word, first_id(arena) + i) : nullptr;
+    if (i == 0) break;
+  }
+  return nullptr;
+}
+
+Segment* SegmentTable::view_of(const SegmentWord& word, std::uint64_t id) const {
+  const std::lock_guard lock(views_mutex_);
+  std::vector<std::unique_ptr<Segment>>& known = views_[id];
+  for (const auto& view : known) {
+    if (view->word.pack() == word.pack()) return view.get();
+  }
+  Segment& view = *known.emplace_back(std::make_unique<Segment>());
+  describe(view, word, id);
+  view.foreign = true;
+  return &view;
+}
+
+void SegmentTable::for_each_foreign(const std::function<void(Segment&)>& visit) const {
+  for (std::uint32_t arena = 0; arena < arenas(); ++arena) {
+    if (owns(arena)) continue;
+    const Offset first = arena * arena_bytes_ + geometry(arena).segments_offset;
+    const std::uint32_t end = grown(arena);
+    for (std::uint32_t i = 0; i < end;) {
+      Segment* const segment = load_word(header_at(arena, i)->word) == 0
+                                   ? nullptr
+                                   : foreign_of(first + i * kSegmentBytes);
+      const bool here = segment != nullptr && segment->id == first_id(arena) + i;
+      if (here) visit(*segment);
+      i += here ? segment->word.span : 1;
+    }
+  }
 }
 
 }  // namespace btd

@@ -9,9 +9,11 @@
 #include <array>
 #include <atomic>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "alloc/arena_source.h"
@@ -86,25 +88,40 @@ class SegmentTable {
   SegmentTable(const SegmentTable&) = delete;
   SegmentTable& operator=(const SegmentTable&) = delete;
 
-  // Takes in arena `index`, whose header is valid: reads its table as far as the arena has grown,
+  // Before all else: the geometry of arena 0, and of all others.
+  void set_geometry(const Geometry& first, const Geometry& rest) { geometry_ = {first, rest}; }
+  [[nodiscard]] const Geometry& geometry(std::uint32_t arena) const {
+    return geometry_[arena == 0 ? 0 : 1];
+  }
+  // Takes in arena `index`, whose header is valid and which is this user's from now on: reads its
+  // table as far as the arena has grown,
   // one line a segment; `found` gets every segment in use. `clean`: the bits of recoverable
   // segments are true; else they are dirty. Errors: EUCLEAN, ENOMEM.
-  Status attach(std::uint32_t index, const Geometry& geometry, bool clean,
-                std::vector<Segment*>& found);
-  // Calls visit(Segment&) for every segment in use. No segment may come or go meanwhile.
+  Status attach(std::uint32_t index, bool clean, std::vector<Segment*>& found);
+  // Calls visit(Segment&) for every segment in use of this user's arenas. No segment may come or go
+  // meanwhile.
   template <class Visit>
   void for_each(Visit&& visit) const {
-    for (std::uint32_t a = 0; a < arenas(); ++a) {
-      const std::uint64_t first = first_id(a);
-      for (std::uint64_t id = first; id < first + grown_[a].load(); ++id) {
+    for (const std::uint32_t arena : own_arenas()) {
+      const std::uint64_t first = first_id(arena);
+      for (std::uint64_t id = first; id < first + grown(arena); ++id) {
         Segment* segment = map_.get(id);
         if (segment != nullptr && segment->id == id) visit(*segment);
       }
     }
   }
+  // The same for the arenas of others, as they are at the moment.
+  void for_each_foreign(const std::function<void(Segment&)>& visit) const;
+  // The segments of arena `index`, this user's, in which others freed since the last call.
+  void take_flagged(std::uint32_t arena, std::vector<Segment*>& found) const;
+  // Tells the owner of a segment that slots of it were freed.
+  void flag(const Segment& segment) const { flag(segment.header); }
+  // The same by any place in the segment's header, or at its head.
+  void flag(Offset at) const;
 
-  // Takes `span` neighbouring free segments, growing an arena where it must; null when there are
-  // none. The header on NVRAM is not written: create() or a transaction does that. Errors: EIO.
+  // Takes `span` neighbouring free segments, growing an arena where it must, if all are this
+  // user's; null when there are none. The header on NVRAM is not written: create() or a transaction
+  // does that. Errors: EIO.
   [[nodiscard]] Result<Segment*> take(SegmentWord word);
   // Gives an arena memory for so many more segments that a run of `span` is free, or fails: ENOSPC
   // the source has no more; false: no arena has room. One fence.
@@ -123,24 +140,41 @@ class SegmentTable {
   // The slot that holds byte `at`, or a null segment where there is none.
   [[nodiscard]] Slot find(Offset at) const {
     Segment* segment = segment_of(at);
+    if (segment == nullptr) [[unlikely]]
+      segment = foreign_of(at);
     if (segment == nullptr || at < segment->data) return {};
     const std::uint32_t slot = segment->slot_of(at);
     if (slot >= segment->slots) return {};
     return {.segment = segment, .index = slot};
   }
 
-  // Held: no segment comes or goes.
-  [[nodiscard]] std::mutex& mutex() { return mutex_; }
+  // In between no segment comes or goes.
+  void pause() {
+    growth_mutex_.lock();
+    mutex_.lock();
+  }
+  void resume() {
+    mutex_.unlock();
+    growth_mutex_.unlock();
+  }
 
+  [[nodiscard]] std::span<const std::uint32_t> own_arenas() const {
+    return {own_.data(), own_count_.load(std::memory_order_acquire)};
+  }
+  [[nodiscard]] bool owns(std::uint32_t arena) const { return map_of_own_.at(arena).load(); }
+  // Arenas of the heap, of whomever.
   [[nodiscard]] std::uint32_t arenas() const {
-    return arena_count_.load(std::memory_order_acquire);
+    return static_cast<std::uint32_t>(load_word(arena_header(0)->arena_count) >> 8);
   }
   [[nodiscard]] std::uint64_t free_segments() const;
-  // Segments that have memory.
+  // Segments that have memory, in arenas of whomever.
   [[nodiscard]] std::uint64_t total_segments() const;
-  // Segments that arenas may grow to.
+  // Segments that this user's arenas may grow to.
   [[nodiscard]] std::uint64_t capacity() const;
-  [[nodiscard]] std::uint32_t grown(std::uint32_t arena) const { return grown_[arena].load(); }
+  [[nodiscard]] std::uint32_t grown(std::uint32_t arena) const {
+    const auto said = static_cast<std::uint32_t>(load_word(arena_header(arena)->grown) >> 8);
+    return said < geometry(arena).segment_count ? said : geometry(arena).segment_count;
+  }
   [[nodiscard]] std::uint64_t longest_run() const;
 
  private:
@@ -149,8 +183,20 @@ class SegmentTable {
   }
   Status grow_arena(std::uint32_t arena, std::uint64_t segments);
   [[nodiscard]] std::uint64_t first_id(std::uint32_t arena) const {
-    return (arena * arena_bytes_ + arenas_[arena].segments_offset) / kSegmentBytes;
+    return (arena * arena_bytes_ + geometry(arena).segments_offset) / kSegmentBytes;
   }
+  template <class T>
+  [[nodiscard]] static std::uint64_t load_word(const T& word) {
+    return __atomic_load_n(reinterpret_cast<const std::uint64_t*>(&word), __ATOMIC_ACQUIRE);
+  }
+  [[nodiscard]] SegmentHeader* header_at(std::uint32_t arena, std::uint32_t index) const {
+    return reinterpret_cast<SegmentHeader*>(base_ + arena * arena_bytes_ +
+                                            geometry(arena).table_offset) +
+           index;
+  }
+  [[nodiscard]] Segment* foreign_of(Offset at) const;
+  [[nodiscard]] Segment* view_of(const SegmentWord& word, std::uint64_t id) const;
+  void describe(Segment& segment, const SegmentWord& word, std::uint64_t id) const;
   Segment* make(SegmentWord word, std::uint64_t id);
   void set_pointers(const Segment& segment, Segment* to);
   void clear_bits(const Segment& segment) const;
@@ -171,14 +217,19 @@ class SegmentTable {
   // By Offset / kSegmentBytes; a large extent's in all its cells. Ids leave a gap between arenas,
   // where an arena's header lies, so that runs never join across them.
   SegmentMap map_;
-  std::array<Geometry, kMaxArenas> arenas_{};
-  std::array<std::atomic<std::uint32_t>, kMaxArenas> grown_{};  // segments that have memory
-  std::atomic<std::uint32_t> arena_count_{0};
-  std::mutex growth_mutex_;  // one growth at a time; before mutex_
+  std::array<Geometry, 2> geometry_{};
+  std::array<std::uint32_t, kMaxArenas> own_{};
+  std::atomic<std::uint32_t> own_count_{0};
+  std::array<std::atomic<bool>, kMaxArenas> map_of_own_{};
+  std::mutex growth_mutex_;   // one growth at a time; before mutex_
   mutable std::mutex mutex_;  // extents_, pool_, spare_
   ExtentTree extents_;
   std::deque<Segment> pool_;  // never shrinks: a stale lookup must not meet freed memory
   std::vector<Segment*> spare_;
+  // What was seen of the segments of others, by id: one for each word that a header had, so that
+  // none changes while somebody looks at it.
+  mutable std::mutex views_mutex_;
+  mutable std::unordered_map<std::uint64_t, std::vector<std::unique_ptr<Segment>>> views_;
 };
 
 }  // namespace btd

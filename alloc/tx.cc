@@ -83,6 +83,11 @@ Status Tx::free(Offset block) {
     return {};
   }
   BTD_ASSIGN(const Slot slot, heap_->begin_free(block));
+  if (context_->free_at.get(block) != OffsetIndex::kNone) {
+    return fail(EINVAL, "The block at " + std::to_string(block) +
+                            " is freed twice by the same transaction.");
+  }
+  context_->free_at.put(block, static_cast<std::uint32_t>(context_->frees.size()));
   drop_edits(slot);
   context_->frees.push_back(slot);
   return {};
@@ -115,7 +120,7 @@ Result<std::byte*> Tx::edit(Offset off, std::size_t len) {
                             " is not aligned to 8 bytes inside one block of the heap.");
   }
   const bool fresh = context_->alloc_at.get(slot.offset()) != OffsetIndex::kNone;
-  if (!fresh && !slot.segment->is_allocated(slot.index)) {
+  if (!fresh && (!slot.segment->is_allocated(slot.index) || context_->frees_block(slot))) {
     return fail(EINVAL, "The block at " + std::to_string(slot.offset()) +
                             " is not allocated; allocate it before editing it.");
   }
@@ -158,7 +163,7 @@ Status Tx::set(Offset word, std::uint64_t value) {
   if (!context_) return fail(EINVAL, "The transaction is over; begin another.");
   const Slot slot = heap_->table_.find(word);
   if (slot.segment == nullptr || word % kWordBytes != 0 ||
-      (!slot.segment->is_allocated(slot.index) &&
+      ((!slot.segment->is_allocated(slot.index) || context_->frees_block(slot)) &&
        context_->alloc_at.get(slot.offset()) == OffsetIndex::kNone)) {
     return fail(EINVAL, "The word at " + std::to_string(word) +
                             " is not an aligned word of an allocated block.");
@@ -241,8 +246,7 @@ Status Tx::commit() {
   const bool log_fresh = fresh_bytes() <= kInlineFreshBytes;
   build_record(log_fresh);
   if (context_->record.empty()) {
-    finish(0);
-    return {};
+    return finish(0);
   }
   if (!log_fresh && context_->record.lane_bytes() <= heap_->journal_->lane_bytes()) {
     // The record may reach NVRAM by eviction before its own fence, so what it refers to goes first.
@@ -256,30 +260,31 @@ Status Tx::commit() {
   }
   const Result<std::uint64_t> seq = heap_->commit(context_->record, context_->frees);
   if (!seq) {
-    // In doubt, unless it was too large: then blocks may or may not be taken, so none is reused.
-    if (seq.error().code == E2BIG) abort();
+    // In doubt, if the medium failed: blocks may or may not be taken, so none is reused.
+    if (seq.error().code != EIO) abort();
     context_.reset();
     return std::unexpected(seq.error());
   }
-  finish(*seq);
-  return {};
+  return finish(*seq);
 }
 
-void Tx::finish(std::uint64_t seq) {
+Status Tx::finish(std::uint64_t seq) {
+  std::vector<Segment*>& logged = context_->logged;
   for (const TxContext::Edit& edit : context_->edits) {
-    if (edit.recoverable != nullptr) edit.recoverable->note_logged(seq);
+    if (edit.recoverable != nullptr) logged.push_back(edit.recoverable);
   }
   for (const TxContext::Set& set : context_->sets) {
-    if (set.recoverable != nullptr) set.recoverable->note_logged(seq);
+    if (set.recoverable != nullptr) logged.push_back(set.recoverable);
   }
+  Status done = logged.empty() ? Status{} : heap_->note_logged(logged, seq);
   heap_->return_context(std::move(context_));
+  return done;
 }
 
 void Tx::abort() {
   for (const TxContext::Alloc& alloc : context_->allocs) {
     if (!alloc.dropped) heap_->cancel(alloc.slot);
   }
-  for (const Slot& slot : context_->frees) slot.segment->unclaim(slot.index);
   heap_->return_context(std::move(context_));
 }
 

@@ -131,11 +131,16 @@ struct TxContext {
   std::vector<Alloc> allocs;
   std::vector<Slot> frees;
   std::vector<Set> sets;
-  OffsetIndex edit_at;   // start of the edit -> index
-  OffsetIndex alloc_at;  // start of the block -> index
+  OffsetIndex edit_at;           // start of the edit -> index
+  OffsetIndex alloc_at;          // start of the block -> index
+  OffsetIndex free_at;           // start of the block -> index
+  std::vector<Segment*> logged;  // of contract R, that the record writes into
   BufferPool buffers;
   Record record;
 
+  [[nodiscard]] bool frees_block(const Slot& slot) const {
+    return free_at.get(slot.offset()) != OffsetIndex::kNone;
+  }
   void clear() {
     edits.clear();
     allocs.clear();
@@ -143,6 +148,8 @@ struct TxContext {
     sets.clear();
     edit_at.clear();
     alloc_at.clear();
+    free_at.clear();
+    logged.clear();
     buffers.clear();
     record.clear();
   }

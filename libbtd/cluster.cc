@@ -11,7 +11,6 @@
 #include <array>
 #include <bitset>
 #include <cerrno>
-#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -34,6 +33,8 @@ constexpr std::uint32_t kMaxLanes = 16;
 // Address space alone: an arena's file grows as it is used.
 constexpr std::uint64_t kArenaBytes = kWindowBytes / HeapFiles::kMaxFiles;
 constexpr std::chrono::milliseconds kMakeWait{10'000};
+constexpr std::chrono::milliseconds kRecoveryWait{10'000};
+constexpr std::chrono::milliseconds kRecoveryLook{5};
 
 // Opens, closes, forks. Never destroyed: exit() closes heaps after static objects are gone.
 std::mutex& open_mutex() {
@@ -49,38 +50,6 @@ Heap::Options heap_options(std::uint64_t arena_bytes, const Settings& settings, 
       std::clamp<std::uint64_t>(most / 8 / options.lane_bytes, 1, kMaxLanes));
   options.window_gib = window_gib(window);
   return options;
-}
-
-// Locks of the open file description: fork and threads cannot confuse them, and the kernel drops
-// them when the process dies.
-Result<UniqueFd> lock_heap(int dirfd, const std::string& name) {
-  UniqueFd file(openat(dirfd, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-  if (!file) {
-    return fail(errno, "Heap " + name + ": its lock cannot be opened (" + strerrordesc_np(errno) +
-                           "); check the permissions of the directory.");
-  }
-  struct flock whole{};
-  whole.l_type = F_WRLCK;
-  whole.l_whence = SEEK_SET;
-  std::array<char, 24> text{};
-  if (fcntl(file.get(), F_OFD_SETLK, &whole) != 0) {
-    if (errno != EAGAIN && errno != EACCES) {
-      return fail(errno, "Heap " + name + " cannot be locked: " + strerrordesc_np(errno) + ".");
-    }
-    const ssize_t got = pread(file.get(), text.data(), text.size() - 1, 0);
-    // Tools lock it without a word: then there is the number of one that has gone.
-    const pid_t pid = got > 0 ? static_cast<pid_t>(std::strtol(text.data(), nullptr, 10)) : 0;
-    const bool there = pid > 0 && (kill(pid, 0) == 0 || errno == EPERM);
-    const std::string holder = there ? "process " + std::to_string(pid) : "another process";
-    return fail(EBUSY,
-                "Heap " + name + " is open in " + holder + "; end that, or open another heap.");
-  }
-  // For the message above only; who holds the lock is the kernel's to know.
-  const int len = std::snprintf(text.data(), text.size(), "%d", static_cast<int>(getpid()));
-  if (ftruncate(file.get(), 0) == 0) {
-    [[maybe_unused]] const ssize_t put = pwrite(file.get(), text.data(), len, 0);
-  }
-  return file;
 }
 
 Result<UniqueFd> open_subdirectory(int dirfd, const std::string& name) {
@@ -176,11 +145,13 @@ Result<Opened> make_heap(int parent, const Settings& settings) {
   BTD_ASSIGN(UniqueFd dir, open_subdirectory(parent, fresh));
   const auto build = [&]() -> Result<Opened> {
     const std::uint64_t arena = settings.arena_bytes != 0 ? settings.arena_bytes : kArenaBytes;
-    BTD_ASSIGN(UniqueFd lock, lock_heap(dir.get(), settings.heap));
+    BTD_ASSIGN(const std::shared_ptr<HeapUsers> users, HeapUsers::open(dir.get(), settings.heap));
+    BTD_ASSIGN(const Door door, Door::enter(*users));
+    BTD_TRY(users->join());
     UniqueFd own(fcntl(dir.get(), F_DUPFD_CLOEXEC, 0));
     if (!own) return fail(errno);
     const Heap::Options options = heap_options(arena, settings, window);
-    BTD_ASSIGN(auto files, HeapFiles::create(std::move(own), std::move(lock),
+    BTD_ASSIGN(auto files, HeapFiles::create(std::move(own), users,
                                              {.name = settings.heap,
                                               .window = window,
                                               .arena_bytes = arena,
@@ -214,18 +185,35 @@ btd_cluster* find_open(int dirfd) {
   return nullptr;
 }
 
-Result<Opened> open_heap(UniqueFd dir, const Settings& settings) {
-  BTD_ASSIGN(UniqueFd lock, lock_heap(dir.get(), settings.heap));
+Result<Opened> try_open_heap(const UniqueFd& dir, const Settings& settings) {
+  BTD_ASSIGN(const std::shared_ptr<HeapUsers> users, HeapUsers::open(dir.get(), settings.heap));
+  BTD_ASSIGN(const Door door, Door::enter(*users));
+  BTD_TRY(users->join());
   UniqueFd own(fcntl(dir.get(), F_DUPFD_CLOEXEC, 0));
   if (!own) return fail(errno);
-  BTD_ASSIGN(auto files, HeapFiles::open(std::move(own), std::move(lock),
+  BTD_ASSIGN(auto files, HeapFiles::open(std::move(own), users,
                                          {.name = settings.heap,
                                           .window = kWindows,
                                           .arena_bytes = 0,
                                           .max_bytes = settings.max_bytes,
                                           .flush = settings.flush}));
-  BTD_ASSIGN(auto heap, Heap::open(*files));
-  return Opened{.dir = std::move(dir), .files = std::move(files), .heap = std::move(heap)};
+  BTD_ASSIGN(auto heap, Heap::open(*files, Heap::Own::kFew));
+  return Opened{.dir = {}, .files = std::move(files), .heap = std::move(heap)};
+}
+
+// Another process may have yet to recover the heap: that takes milliseconds, and a while for large
+// ones.
+Result<Opened> open_heap(UniqueFd dir, const Settings& settings) {
+  const auto until = std::chrono::steady_clock::now() + kRecoveryWait;
+  for (;;) {
+    Result<Opened> opened = try_open_heap(dir, settings);
+    if (opened) opened->dir = std::move(dir);
+    if (opened || opened.error().code != EAGAIN) return opened;
+    if (std::chrono::steady_clock::now() > until) {
+      return fail(EBUSY, "Heap " + settings.heap + ": " + opened.error().message);
+    }
+    std::this_thread::sleep_for(kRecoveryLook);
+  }
 }
 
 Result<std::unique_ptr<btd_cluster>> make_cluster(Opened opened, const Settings& settings) {
@@ -239,11 +227,12 @@ Result<std::unique_ptr<btd_cluster>> make_cluster(Opened opened, const Settings&
   cluster->owned = std::move(opened.heap);
   cluster->heap = cluster->owned.get();
   cluster->recoverable = &cluster->heap->recoverable();
-  BTD_ASSIGN(cluster->track, Track::open_if_wanted(opened.dir.get()));
+  const bool alone = cluster->heap->alone();
+  BTD_ASSIGN(cluster->track, Track::open_if_wanted(opened.dir.get(), alone));
   if (cluster->track != nullptr) {
     cluster->shut = std::make_unique<Recoverable>(*cluster->heap);
     cluster->recoverable = cluster->shut.get();
-  } else {
+  } else if (alone) {
     // A table that is not kept up would tell of calls that freed blocks came from.
     unlinkat(opened.dir.get(), kTrackFile, 0);
   }
@@ -273,6 +262,7 @@ void forget_after_fork() {
     btd_cluster* const cluster = g_windows[window].exchange(nullptr);
     if (cluster == nullptr) continue;
     g_inherited.fetch_or(1U << window);
+    forget_cells(window);
     cluster->heap = nullptr;
     cluster->recoverable = nullptr;
     cluster->recovery.forget();
@@ -389,8 +379,12 @@ Status close_cluster(btd_cluster* cluster) {
 Status reclaim(btd_cluster& cluster) {
   BTD_ASSIGN(const TypeLayouts types, cluster.names->layouts());
   const NoSignals quiet;  // for the threads that mark
-  if (!cluster.heap->needs_recovery()) cluster.heap->collect();
-  return cluster.heap->recover(Marking::Options{.threads = cluster.gc_threads, .types = &types});
+  const Marking::Options options{.threads = cluster.gc_threads, .types = &types};
+  if (cluster.heap->needs_recovery()) return cluster.heap->recover(options);
+  // Nobody comes meanwhile.
+  BTD_ASSIGN(const Door door, Door::enter(cluster.files->users()));
+  BTD_TRY(cluster.heap->collect());
+  return cluster.heap->recover(options);
 }
 
 Error unusable(const btd_cluster* cluster) {

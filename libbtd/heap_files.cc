@@ -29,9 +29,9 @@ std::unexpected<Error> full(const std::string& heap) {
 
 }  // namespace
 
-HeapFiles::HeapFiles(UniqueFd dir, UniqueFd lock, Plan plan)
+HeapFiles::HeapFiles(UniqueFd dir, std::shared_ptr<HeapUsers> users, Plan plan)
     : dir_(std::move(dir)),
-      lock_(std::move(lock)),
+      users_(std::move(users)),
       plan_(std::move(plan)),
       base_(window_base(plan_.window)),
       files_(arenas_of(plan_.arena_bytes)) {}
@@ -43,13 +43,12 @@ HeapFiles::~HeapFiles() {
 void HeapFiles::forget() {
   for (UniqueFd& file : files_) file.reset();
   dir_.reset();
-  lock_.reset();
+  users_->forget();
   window_held_ = false;
 }
 
 std::uint32_t HeapFiles::arenas_of(std::uint64_t arena_bytes) {
-  return static_cast<std::uint32_t>(
-      std::min<std::uint64_t>(kWindowBytes / arena_bytes, kMaxFiles));
+  return static_cast<std::uint32_t>(std::min<std::uint64_t>(kWindowBytes / arena_bytes, kMaxFiles));
 }
 
 Result<HeapFiles::Identity> HeapFiles::identify(int dirfd, const std::string& name) {
@@ -90,29 +89,32 @@ Result<HeapFiles::Identity> HeapFiles::identify(int dirfd, const std::string& na
 }
 
 // All files there will ever be: another process maps them once, and what they grow by is there.
-Result<std::unique_ptr<HeapFiles>> HeapFiles::create(UniqueFd dir, UniqueFd lock,
+Result<std::unique_ptr<HeapFiles>> HeapFiles::create(UniqueFd dir, std::shared_ptr<HeapUsers> users,
                                                      const Plan& plan) {
   for (std::uint32_t i = 0; i < arenas_of(plan.arena_bytes); ++i) {
-    const UniqueFd file(openat(dir.get(), arena_name(i).c_str(),
-                               O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+    const UniqueFd file(
+        openat(dir.get(), arena_name(i).c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (file) continue;
     const int code = errno;
     if (code == ENOSPC || code == EDQUOT) return full(plan.name);
     return cannot(code, plan.name, arena_name(i) + " cannot be made");
   }
   fsync(dir.get());  // EINVAL where a directory has nothing to sync
-  return map_all(std::move(dir), std::move(lock), plan);
+  return map_all(std::move(dir), std::move(users), plan);
 }
 
-Result<std::unique_ptr<HeapFiles>> HeapFiles::open(UniqueFd dir, UniqueFd lock, Plan plan) {
+Result<std::unique_ptr<HeapFiles>> HeapFiles::open(UniqueFd dir, std::shared_ptr<HeapUsers> users,
+                                                   Plan plan) {
   BTD_ASSIGN(const Identity identity, identify(dir.get(), plan.name));
   plan.window = identity.window;
   plan.arena_bytes = identity.arena_bytes;
-  return map_all(std::move(dir), std::move(lock), std::move(plan));
+  return map_all(std::move(dir), std::move(users), std::move(plan));
 }
 
-Result<std::unique_ptr<HeapFiles>> HeapFiles::map_all(UniqueFd dir, UniqueFd lock, Plan plan) {
-  std::unique_ptr<HeapFiles> files(new HeapFiles(std::move(dir), std::move(lock), std::move(plan)));
+Result<std::unique_ptr<HeapFiles>> HeapFiles::map_all(UniqueFd dir,
+                                                      std::shared_ptr<HeapUsers> users, Plan plan) {
+  std::unique_ptr<HeapFiles> files(
+      new HeapFiles(std::move(dir), std::move(users), std::move(plan)));
   BTD_TRY(reserve_window(files->plan_.window));
   files->window_held_ = true;
   for (std::uint32_t i = 0; i < files->count(); ++i) BTD_TRY(files->map(i));

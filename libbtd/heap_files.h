@@ -17,6 +17,7 @@
 
 #include "alloc/arena_source.h"
 #include "alloc/unique_fd.h"
+#include "libbtd/heap_users.h"
 #include "libbtd/reserve.h"
 #include "libbtd/windows.h"
 
@@ -43,9 +44,11 @@ class HeapFiles final : public ArenaSource {
   static Result<Identity> identify(int dirfd, const std::string& name);
 
   // Takes the window of an empty directory. Errors: EADDRINUSE.
-  static Result<std::unique_ptr<HeapFiles>> create(UniqueFd dir, UniqueFd lock, const Plan& plan);
+  static Result<std::unique_ptr<HeapFiles>> create(UniqueFd dir, std::shared_ptr<HeapUsers> users,
+                                                   const Plan& plan);
   // Errors: as identify(); EADDRINUSE; EUCLEAN one is missing.
-  static Result<std::unique_ptr<HeapFiles>> open(UniqueFd dir, UniqueFd lock, Plan plan);
+  static Result<std::unique_ptr<HeapFiles>> open(UniqueFd dir, std::shared_ptr<HeapUsers> users,
+                                                 Plan plan);
   ~HeapFiles() override;
   HeapFiles(const HeapFiles&) = delete;
   HeapFiles& operator=(const HeapFiles&) = delete;
@@ -59,6 +62,7 @@ class HeapFiles final : public ArenaSource {
   Status reserve_space(std::uint64_t off, std::uint64_t len) override;
   [[nodiscard]] std::uint64_t used_bytes(std::uint32_t arena) override;
   Persist& persist() override { return *persist_; }
+  Users& users() override { return *users_; }
   std::atomic<std::uint64_t>* cells() override { return g_cells + plan_.window * kWindowCells; }
 
   [[nodiscard]] unsigned window() const { return plan_.window; }
@@ -69,15 +73,16 @@ class HeapFiles final : public ArenaSource {
   Status freeze();
 
  private:
-  HeapFiles(UniqueFd dir, UniqueFd lock, Plan plan);
+  HeapFiles(UniqueFd dir, std::shared_ptr<HeapUsers> users, Plan plan);
   [[nodiscard]] static std::uint32_t arenas_of(std::uint64_t arena_bytes);
-  static Result<std::unique_ptr<HeapFiles>> map_all(UniqueFd dir, UniqueFd lock, Plan plan);
+  static Result<std::unique_ptr<HeapFiles>> map_all(UniqueFd dir, std::shared_ptr<HeapUsers> users,
+                                                    Plan plan);
   Status map(std::uint32_t index);
   [[nodiscard]] Result<UniqueFd> open_arena(std::uint32_t index) const;
   [[nodiscard]] std::uint64_t disk_bytes() const;
 
   UniqueFd dir_;
-  UniqueFd lock_;
+  std::shared_ptr<HeapUsers> users_;
   Plan plan_;
   std::byte* base_ = nullptr;
   bool window_held_ = false;

@@ -28,24 +28,31 @@ std::unexpected<Error> no_cell(std::string_view name) {
 
 Result<std::unique_ptr<Names>> Names::open(Heap& heap) {
   std::unique_ptr<Names> names(new Names(heap));
-  if (heap.root(kNamesSlot) == 0) return names;
-  BTD_ASSIGN(OrderedMap map, OrderedMap::open(heap, kNamesSlot));
-  names->map_.emplace(map);
-  BTD_TRY(names->load_types());
+  BTD_ASSIGN(const SharedHold hold, names->lock());
   return names;
+}
+
+// Another user may have made the map, or registered types, since.
+Result<SharedHold> Names::lock() const {
+  BTD_ASSIGN(SharedHold hold, heap_.lock_names());
+  if (!map_ && heap_.root(kNamesSlot) != 0) {
+    BTD_ASSIGN(OrderedMap map, OrderedMap::open(heap_, kNamesSlot));
+    map_.emplace(map);
+    BTD_TRY(load_types());
+  }
+  return hold;
 }
 
 Status Names::make_map() {
   if (map_) return {};
   BTD_ASSIGN(OrderedMap map, OrderedMap::create(heap_, kNamesSlot));
-  const std::unique_lock lock(readers_);
   map_.emplace(map);
   return {};
 }
 
-Status Names::load_types() {
-  const std::string from = type_key(0);
-  return map_->scan(from, after(kTypeKey), [&](std::string_view key, std::string_view) {
+Status Names::load_types() const {
+  type_count_ = 0;
+  return map_->scan(type_key(0), after(kTypeKey), [&](std::string_view key, std::string_view) {
     if (key.size() == 2) types_[static_cast<unsigned char>(key[1])] = true;
     ++type_count_;
     return true;
@@ -67,21 +74,20 @@ Result<std::optional<Offset>> Names::cell_of(std::string_view key) const {
   return cell;
 }
 
-// The writer alone changes what is committed, so it reads without the readers' lock.
 Status Names::set_root(std::string_view name, std::uint64_t value) {
-  const std::lock_guard writing(writer_);
+  BTD_ASSIGN(const SharedHold hold, lock());
   const std::string key = root_key(name);
   BTD_ASSIGN(const std::optional<Offset> cell, cell_of(key));
   if (!cell) return value == 0 ? Status{} : add_root(key, value);
   if (value == 0) return remove_root(key, *cell);
   Tx tx = heap_.begin();
   BTD_TRY(tx.set(*cell, value));
-  const std::unique_lock lock(readers_);
   return tx.commit();
 }
 
 Status Names::add_root(const std::string& key, std::uint64_t value) {
   BTD_TRY(make_map());
+  if (map_->header().entries >= kMaxRoots) BTD_TRY(load_types());
   if (map_->header().entries - type_count_ >= kMaxRoots) {
     return fail(ENOSPC, "The heap has all 65,536 roots it may have; take one away first.");
   }
@@ -91,7 +97,6 @@ Status Names::add_root(const std::string& key, std::uint64_t value) {
   OrderedMap::Change change(*map_, tx, false);
   BTD_TRY(change.put(key, as_bytes(cell)));
   BTD_TRY(change.finish());
-  const std::unique_lock lock(readers_);
   return tx.commit();
 }
 
@@ -101,12 +106,11 @@ Status Names::remove_root(const std::string& key, Offset cell) {
   OrderedMap::Change change(*map_, tx, true);
   BTD_ASSIGN([[maybe_unused]] const bool erased, change.erase(key));
   BTD_TRY(change.finish());
-  const std::unique_lock lock(readers_);
   return tx.commit();
 }
 
 Result<std::optional<std::uint64_t>> Names::root(std::string_view name) const {
-  const std::shared_lock lock(readers_);
+  BTD_ASSIGN(const SharedHold hold, lock());
   BTD_ASSIGN(const std::optional<Offset> cell, cell_of(root_key(name)));
   if (!cell) return std::nullopt;
   return load(*cell);
@@ -115,7 +119,7 @@ Result<std::optional<std::uint64_t>> Names::root(std::string_view name) const {
 Result<std::vector<Names::Root>> Names::roots() const {
   std::vector<Root> found;
   bool sound = true;
-  const std::shared_lock lock(readers_);
+  BTD_ASSIGN(const SharedHold hold, lock());
   if (!map_) return found;
   BTD_TRY(map_->scan(std::string{kRootKey}, after(kRootKey),
                      [&](std::string_view key, std::string_view value) {
@@ -129,7 +133,7 @@ Result<std::vector<Names::Root>> Names::roots() const {
 }
 
 Status Names::register_type(unsigned type, const TypeRecord& layout) {
-  const std::lock_guard writing(writer_);
+  BTD_ASSIGN(const SharedHold hold, lock());
   const std::string key = type_key(type);
   const std::string_view value(reinterpret_cast<const char*>(&layout), sizeof(layout));
   BTD_TRY(make_map());
@@ -144,7 +148,6 @@ Status Names::register_type(unsigned type, const TypeRecord& layout) {
   BTD_TRY(change.put(key, value));
   BTD_TRY(change.finish());
   {
-    const std::unique_lock lock(readers_);
     BTD_TRY(tx.commit());
   }
   ++type_count_;
@@ -155,7 +158,7 @@ Status Names::register_type(unsigned type, const TypeRecord& layout) {
 Result<TypeLayouts> Names::layouts() const {
   TypeLayouts all;
   bool sound = true;
-  const std::shared_lock lock(readers_);
+  BTD_ASSIGN(const SharedHold hold, lock());
   if (!map_) return all;
   BTD_TRY(
       map_->scan(type_key(0), after(kTypeKey), [&](std::string_view key, std::string_view value) {
@@ -173,11 +176,16 @@ Result<TypeLayouts> Names::layouts() const {
   return all;
 }
 
-bool Names::has_type(unsigned type) const { return type < types_.size() && types_[type].load(); }
+bool Names::has_type(unsigned type) const {
+  if (type >= types_.size()) return false;
+  if (types_[type].load()) return true;
+  const auto hold = lock();
+  return hold && map_ && load_types() && types_[type].load();
+}
 
 Result<std::unordered_set<Offset>> Names::own_blocks() const {
   std::unordered_set<Offset> own;
-  const std::lock_guard writing(writer_);
+  BTD_ASSIGN(const SharedHold hold, lock());
   if (!map_) return own;
   static_cast<void>(map_->check([&](Offset block, std::size_t) { own.insert(block); }));
   BTD_TRY(map_->scan(std::string{kRootKey}, after(kRootKey),
@@ -189,7 +197,7 @@ Result<std::unordered_set<Offset>> Names::own_blocks() const {
 }
 
 Status Names::check(const std::function<void(const std::string&)>& report) const {
-  const std::lock_guard writing(writer_);
+  BTD_ASSIGN(const SharedHold hold, lock());
   if (!map_) return {};
   for (const std::string& damage : map_->check().damage) report("The heap's names: " + damage);
   return map_->scan(std::string{kRootKey}, after(kRootKey),

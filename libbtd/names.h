@@ -1,17 +1,15 @@
 // Names: the roots and the registered types of a heap, as libbtd/layout.h lays them out.
 //
 // A root has a cell, a block of contract T that holds the pointer: so marking finds it like any
-// pointer in such a block, and setting a root anew writes one word. LOCK ORDER: writer_, then
-// readers_. Thread-safety: any thread; one change at a time, reads beside it.
+// pointer in such a block, and setting a root anew writes one word. All users of the heap share one
+// lock for it. Thread-safety: any thread of any process; one at a time.
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
-#include <shared_mutex>
 #include <string>
 #include <string_view>
 #include <unordered_set>
@@ -53,18 +51,18 @@ class Names {
  private:
   explicit Names(Heap& heap) : heap_(heap) {}
   Status make_map();
-  Status load_types();
+  Status load_types() const;
+  [[nodiscard]] Result<SharedHold> lock() const;
   Status add_root(const std::string& key, std::uint64_t value);
   Status remove_root(const std::string& key, Offset cell);
   [[nodiscard]] Result<std::optional<Offset>> cell_of(std::string_view key) const;
   [[nodiscard]] std::uint64_t load(Offset cell) const;
 
   Heap& heap_;
-  mutable std::mutex writer_;
-  mutable std::shared_mutex readers_;
-  std::optional<OrderedMap> map_;  // made by the first change
-  std::array<std::atomic<bool>, 256> types_{};
-  std::size_t type_count_ = 0;
+  // Under the lock, but for types_, which is only ever set.
+  mutable std::optional<OrderedMap> map_;  // made by the first change
+  mutable std::array<std::atomic<bool>, 256> types_{};
+  mutable std::size_t type_count_ = 0;
 };
 
 }  // namespace btd

@@ -48,7 +48,7 @@ bool fits(const TrackHeader& header, std::uint64_t entries) {
 
 }  // namespace
 
-Result<std::unique_ptr<Track>> Track::open_if_wanted(int dirfd) {
+Result<std::unique_ptr<Track>> Track::open_if_wanted(int dirfd, bool alone) {
   const char* const text = secure_getenv("BTD_TRACK");
   if (text == nullptr || *text == '\0') return nullptr;
   BTD_ASSIGN(const std::uint64_t entries, wanted_entries(text));
@@ -60,6 +60,7 @@ Result<std::unique_ptr<Track>> Track::open_if_wanted(int dirfd) {
   const std::uint64_t bytes = track_file_bytes(entries);
   // A table of another size or kind is no loss.
   const bool known = got == sizeof(header) && fits(header, entries);
+  if (!known && !alone && got > 0) return nullptr;
   if (!known && ftruncate(file.get(), 0) != 0) return cannot(errno);
   // Whole, so that no store meets a full file system.
   const int code = posix_fallocate(file.get(), 0, static_cast<off_t>(bytes));

@@ -63,8 +63,9 @@ static_assert(sizeof(TrackEntry) == 16);
 
 class Track {
  public:
-  // Null where BTD_TRACK is not set. Errors: EINVAL it is no number; what the file met.
-  static Result<std::unique_ptr<Track>> open_if_wanted(int dirfd);
+  // Null where BTD_TRACK is not set, and where not `alone` and others record in a table of another
+  // size. Errors: EINVAL it is no number; what the file met.
+  static Result<std::unique_ptr<Track>> open_if_wanted(int dirfd, bool alone);
   ~Track();
   Track(const Track&) = delete;
   Track& operator=(const Track&) = delete;

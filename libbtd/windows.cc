@@ -59,6 +59,10 @@ Status reserve_cells() {
   return {};
 }
 
+void forget_cells(unsigned window) {
+  madvise(g_cells + window * kWindowCells, kWindowCells * sizeof(*g_cells), MADV_DONTNEED);
+}
+
 Status reserve_window(unsigned window) {
   BTD_TRY(reserve_cells());
   std::byte* const base = window_base(window);

@@ -51,6 +51,9 @@ inline constexpr std::uint64_t kWindowCells = kWindowBytes >> kCellShift;
 // Makes room for them. Errors: ENOMEM.
 Status reserve_cells();
 
+// In a child after fork: the tables of its parent's heap in this window are not its own.
+void forget_cells(unsigned window);
+
 // The open heap of each window.
 extern constinit std::atomic<btd_cluster*> g_windows[kWindows];
 // Bit i: this process was forked while its parent had a heap in window i.

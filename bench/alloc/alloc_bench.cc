@@ -11,6 +11,7 @@
 #include BTD_BENCH_POLICY
 #include "bench/alloc/durable.h"
 #include "bench/alloc/local.h"
+#include "bench/alloc/processes.h"
 #include "bench/alloc/remote.h"
 #include "bench/alloc/restart.h"
 #include "bench/alloc/space.h"
@@ -21,8 +22,9 @@ using namespace btd::bench;
 using A = Policy;
 
 enum class Needs { kLittle, kMany, kSpace };  // many: millions of objects; space: and to ask for it
-enum class Pool { kNew, kOld };               // whether the workload opens what is there by itself
-enum class End { kReturns, kKilled };         // whether the process kills itself afterwards
+// kOld: the workload opens what is there by itself; kTheirs: its processes open and close it.
+enum class Pool { kNew, kOld, kTheirs };
+enum class End { kReturns, kKilled };  // whether the process kills itself afterwards
 
 struct Workload {
   std::string_view name;
@@ -62,6 +64,14 @@ std::vector<Workload> workloads() {
     all.push_back({"hold", hold<P>, Needs::kMany});
     all.push_back({"reopen", reopen<P>, Needs::kMany, Pool::kOld, End::kKilled});
     if constexpr (requires { P::gc(); }) all.push_back({"gc", P::gc, Needs::kMany, Pool::kOld});
+  }
+  if constexpr (P::kPersistent) {
+    const auto add = [&](std::string_view name, Outcome (*run)()) {
+      all.push_back({.name = name, .run = run, .pool = Pool::kTheirs});
+    };
+    add("oneproc", [] { return processes<P>(1, Pools::kOne); });
+    add("twoproc-own", [] { return processes<P>(2, Pools::kOwn); });
+    if constexpr (P::kManyProcesses) add("twoproc", [] { return processes<P>(2, Pools::kOne); });
   }
   return all;
 }
@@ -146,6 +156,6 @@ int main(int argc, char** argv) {
   const Outcome out = found->run();
   print(out);
   if (found->end == End::kKilled) die_at_once();
-  A::close();
+  if (found->pool != Pool::kTheirs) A::close();
   return 0;
 }

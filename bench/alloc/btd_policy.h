@@ -15,6 +15,7 @@ class Policy {
  public:
   using Slot = void*;
   static constexpr bool kPersistent = true;
+  static constexpr bool kManyProcesses = true;  // can have one pool open
 #ifdef BTD_BENCH_IN_POOL
   static constexpr bool kSlotsInPool = true;
   static constexpr const char* kContract = "P";

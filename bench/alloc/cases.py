@@ -213,6 +213,49 @@ class ImageWhileAlive:
         return bench.run(n, 'reopen', '--objects', self.OBJECTS, '--dir', copy, '--verify', killed=True)
 
 
+ONE, SHARED, OWN = 'oneproc', 'twoproc', 'twoproc-own'  # workloads
+
+
+class TwoProcesses:
+    """Two processes on one heap, against one process and against two that share nothing: the latter
+    is all that libpmemobj can do."""
+    name = 'two processes'
+    VISITS = (*((n, w) for n in (R, P) for w in (ONE, SHARED, OWN)), (DRAM, OWN), (POOL, OWN))
+
+    def has_goal(self):
+        return False
+
+    def measure(self, bench):
+        visits = [v for v in self.VISITS if v[0] in bench.programs]
+        counts = {}
+        for visit in list(visits):
+            with bench.noting(self.name, lambda v=visit: visits.remove(v)):
+                counts[visit] = bench.counted(visit[0], (visit[1],))
+        rates = {v: [] for v in visits}  # of each round
+        for _ in range(min(3, bench.options.rounds)):
+            seen = {v: [] for v in visits}
+            for visit in [*visits, *reversed(visits)]:
+                result = bench.visit(*visit, '--seconds', bench.options.seconds)
+                seen[visit].append(result['ops'] / result['seconds'])
+            for visit in visits:
+                rates[visit].append(statistics.median(seen[visit]))
+        return [self.ratio_row(ours, other, title, rates, counts)
+                for ours, other, title in self.pairs() if ours in rates and other in rates], None
+
+    def pairs(self):
+        for contract, ours, theirs in (('R', R, DRAM), ('P', P, POOL)):
+            title = f'two processes on one heap, {contract}'
+            for other in ((ours, ONE), (ours, OWN), (theirs, OWN)):
+                yield (ours, SHARED), other, title
+
+    def ratio_row(self, ours, other, title, rates, counts):
+        with_what = {ONE: 'one process', OWN: 'two, a heap each'}[other[1]]
+        return row(title, [x / y for x, y in zip(rates[ours], rates[other])],
+                   against=f'{TITLES[other[0]]}, {with_what}',
+                   ours=statistics.median(rates[ours]), other=statistics.median(rates[other]),
+                   our_counts=counts[ours], other_counts=counts[other])
+
+
 def volatile(goals=None):
     """R against everybody, P against the form of libpmemobj that promises the same."""
     goals = goals or {}
@@ -256,6 +299,7 @@ CASES = [
     Figures('fragment', ('fragment',),
             (('taken / live, 87.5 % of 64 B freed', '', None, lambda r: r['freed_ratio']),
              ('taken / live, and resized to 200 B', '', None, lambda r: r['resized_ratio']))),
+    TwoProcesses(),
     KillAndReopen(),
     ImageWhileAlive(),
     Figures('nvm_malloc recovery', ('recovery',),

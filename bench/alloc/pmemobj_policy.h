@@ -18,6 +18,7 @@ class Policy {
  public:
   using Slot = PMEMoid;
   static constexpr bool kPersistent = true;
+  static constexpr bool kManyProcesses = false;
 #ifdef BTD_BENCH_IN_POOL
   static constexpr bool kSlotsInPool = true;
   static constexpr const char* kContract = "OID in pool";

@@ -69,12 +69,14 @@ BTD_API void btd_config_init(struct btd_config* config);
 
 /* Opens a heap, making it if need be. Contract R: opening again after any crash finds the heap
  * consistent. Opening a heap that this process has open returns the same handle, counted.
- * Errors: EINVAL a field is wrong; EBUSY another process has it open; EADDRINUSE the heap's address
- * window is taken in this process; EACCES; ENOENT; ENOSPC; EUCLEAN the heap is damaged: nothing was
- * changed (see btd-heap(1)). */
+ * Several processes, 64 at most, may have one heap open: its blocks have the same addresses in all
+ * and any may free them; see libbtd(7) for what holds when one of them dies.
+ * Errors: EINVAL a field is wrong; EBUSY btd-heap(1) looks at it, or another process has yet to
+ * recover it; EUSERS; EADDRINUSE the heap's address window is taken in this process; EACCES; ENOENT;
+ * ENOSPC; EUCLEAN the heap is damaged: nothing was changed (see btd-heap(1)). */
 BTD_API BTD_MUST_CHECK struct btd_cluster* btd_cluster_create(struct btd_config* config);
 
-/* Closes the heap when called as often as btd_cluster_create(); marks it clean. No thread may use
+/* Closes the heap when called as often as btd_cluster_create(); the last process marks it clean. No thread may use
  * it meanwhile, no transaction may be open. NULL does nothing. At exit() open heaps are closed.
  * Errors: EIO the medium failed; EBUSY a transaction is open. */
 BTD_API int btd_cluster_destroy(struct btd_cluster* cluster);
@@ -285,7 +287,7 @@ BTD_API long btd_check(struct btd_cluster* cluster,
                        void (*report)(const char* sentence, void* context), void* context);
 
 /* Reclaims now what no root reaches. No other thread may use the heap meanwhile, and pointers held
- * only in DRAM do not count. Errors: EIO. */
+ * only in DRAM do not count. Errors: EBUSY other processes have the heap open; EIO. */
 BTD_API int btd_gc(struct btd_cluster* cluster);
 
 /* Brings all journal records home, so that freed memory may be reused. Errors: EIO. */

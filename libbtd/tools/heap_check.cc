@@ -175,6 +175,10 @@ class HeapCheck {
 }  // namespace
 
 Result<std::uint64_t> reclaim_heap(const std::string& path) {
+  {
+    BTD_ASSIGN(const auto image, HeapImage::open(path));
+    BTD_TRY(image->idle());  // the sentence names the process
+  }
   Settings settings = place_of(path);
   settings.recover_at_open = false;
   settings.create = false;

@@ -55,9 +55,8 @@ Result<std::unique_ptr<HeapImage>> HeapImage::open(const std::string& path) {
              HeapFiles::identify(image->dir_.get(), image->name_));
   image->look_at_lock();
   const std::uint32_t files = count_arenas(image->dir_.get(), image->disk_bytes_);
-  BTD_ASSIGN(image->source_,
-             FileArenas::open(image->dir_.get(), std::max(files, 1U), FileArenas::Mode::kPrivate,
-                              identity.arena_bytes));
+  BTD_ASSIGN(image->source_, FileArenas::open(image->dir_.get(), std::max(files, 1U),
+                                              FileArenas::Mode::kPrivate, identity.arena_bytes));
   const ArenaHeader& first = image->header();
   if (const auto state = checked_value(first.state)) image->state_ = HeapState::unpack(*state);
   const std::uint64_t arenas = checked_value(first.arena_count).value_or(0);
@@ -91,9 +90,8 @@ void HeapImage::look_at_lock() {
   whole.l_whence = SEEK_SET;
   if (fcntl(lock_.get(), F_OFD_SETLK, &whole) == 0) return;
   in_use_ = errno == EAGAIN || errno == EACCES;
-  std::array<char, 24> text{};
-  const ssize_t got = pread(lock_.get(), text.data(), text.size() - 1, 0);
-  if (got > 0) std::from_chars(text.data(), text.data() + got, user_);
+  user_ = std::max(HeapUsers::somebody(lock_.get()), 0);
+  lock_.reset();
 }
 
 Status HeapImage::idle() const {

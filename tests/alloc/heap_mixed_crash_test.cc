@@ -131,7 +131,7 @@ class Program {
   }
 
   Status collect_garbage() {
-    heap_.collect();
+    BTD_TRY(heap_.collect());
     return heap_.recover(Marking::Options{.threads = 2});
   }
 
@@ -206,12 +206,12 @@ CrashHarness::Report crash(std::uint64_t seed, Mutation mutation = {}) {
       },
       [=](ArenaSource& source) -> Status {
         BTD_ASSIGN(auto heap, Heap::open(source));
-        if (!heap->needs_recovery()) heap->collect();
+        if (!heap->needs_recovery()) BTD_TRY(heap->collect());
         BTD_TRY(heap->recover(Marking::Options{.threads = 1}));
         Status old = matches(*heap, *now);
         if (!old) {
           // What matches() allocated is garbage.
-          heap->collect();
+          BTD_TRY(heap->collect());
           BTD_TRY(heap->recover(Marking::Options{.threads = 1}));
           if (!matches(*heap, *next)) return old;
         }

@@ -250,7 +250,7 @@ TEST(HeapRecoverableCrash, ListAtEveryFence) {
       [&](ArenaSource& source) -> Status {
         BTD_ASSIGN(auto heap, Heap::open(source));
         std::vector<Offset> found;
-        if (!heap->needs_recovery()) heap->collect();  // what an earlier check left is garbage
+        if (!heap->needs_recovery()) BTD_TRY(heap->collect());  // what an earlier check left is garbage
         BTD_TRY(heap->recover([&](Heap::Marker& marker) {
           for (Offset node = heap->root(0); node != 0;) {
             marker.mark(node);

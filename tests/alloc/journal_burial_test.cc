@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstring>
+#include <map>
 #include <set>
 #include <vector>
 
@@ -80,15 +81,19 @@ class Burial : public testing::Test {
   void expect_all(std::uint64_t value) {
     for (std::size_t i = 0; i < kWords; ++i) EXPECT_EQ(word(i), value) << i;
   }
+  void bury(unsigned user) {
+    journal_->bury(user, [this](Offset word, std::uint64_t bits) { freed_[word] |= bits; });
+  }
   void expect_free() {
     EXPECT_EQ(SharedLock::holder(lane(0).lock), Users::kMax);
     EXPECT_EQ(lane(0).in_flight.load(), 0U);
   }
 
+  std::map<Offset, std::uint64_t> freed_;  // by burials
   std::unique_ptr<EmulatedNvram> source_;
   FewUsers users_;
   std::unique_ptr<Journal> journal_;
-  const SharedLock::Context context_{users_, [this](unsigned user) { journal_->bury(user); }};
+  const SharedLock::Context context_{users_, [this](unsigned user) { bury(user); }};
 };
 
 constexpr std::size_t kWhole = ~std::size_t{0};
@@ -97,7 +102,7 @@ TEST_F(Burial, FinishesARecordThatIsWhole) {
   for (std::size_t applied = 0; applied <= kWords; ++applied) {
     users_.dead.clear();
     die_in_commit(100 + applied, kWhole, applied, false);
-    journal_->bury(kDead);
+    bury(kDead);
     expect_all(100 + applied);
     expect_free();
     std::vector<Slot> ripe;
@@ -110,7 +115,7 @@ TEST_F(Burial, DropsARecordThatIsNot) {
   for (std::size_t written = 0; written < 24 + kWords * 16; written += 8) {
     users_.dead.clear();
     die_in_commit(200, written, 0, false);
-    journal_->bury(kDead);
+    bury(kDead);
     expect_all(1);
     expect_free();
   }
@@ -119,13 +124,29 @@ TEST_F(Burial, DropsARecordThatIsNot) {
   expect_all(2);
 }
 
+// What the record frees is claimed from then on, until the owner takes it back.
+TEST_F(Burial, TellsWhatTheRecordFreed) {
+  ASSERT_TRUE(SharedLock::try_lock(lane(0).lock, kDead));
+  auto& shared = reinterpret_cast<ArenaHeader*>(source_->base())->heap;
+  const std::uint64_t seq = shared.next_seq.shared().fetch_add(1);
+  lane(0).in_flight = seq;
+  Record record;
+  record.or64(kData, 0xF0);
+  record.and64(kData + 16, ~std::uint64_t{5});
+  const auto sealed = record.seal(seq);
+  std::memcpy(source_->base() + kWhere + sizeof(JournalHeader), sealed.data(), sealed.size());
+  users_.dead.insert(kDead);
+  bury(kDead);
+  EXPECT_EQ(freed_, (std::map<Offset, std::uint64_t>{{kData + 16, 5}}));
+}
+
 TEST_F(Burial, DoesNothingTwice) {
   die_in_commit(5, kWhole, kWords, true);
-  journal_->bury(kDead);
+  bury(kDead);
   expect_all(5);
   expect_free();
   const std::uint64_t tail = lane(0).tail;
-  journal_->bury(kDead);
+  bury(kDead);
   EXPECT_EQ(tail, lane(0).tail.load());
 }
 
@@ -151,7 +172,7 @@ TEST_F(Burial, ForgettingTheDeadLeavesHalf) {
   ASSERT_TRUE(commit(1));
   journal_->inject(Journal::Fault::kForgetDead);
   die_in_commit(2, kWhole, 3, false);
-  journal_->bury(kDead);
+  bury(kDead);
   EXPECT_EQ(word(0), 2U);
   EXPECT_EQ(word(kWords - 1), 1U);
 }

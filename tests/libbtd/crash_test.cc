@@ -307,7 +307,8 @@ TEST_F(SurvivalTest, AChildOfAForkIsTold) {
                                                         ~std::uintptr_t{4095}),
                                 4096, &resident),
                         -1);
-              EXPECT_EQ(open_error(config()), EBUSY);
+              // It may open the heap as any other process may.
+              EXPECT_EQ(open_error(config()), 0) << why();
               EXPECT_EQ(open_error(config("another")), 0) << why();
               fflush(nullptr);
               if (!HasFailure()) exit(0);  // destructors and all

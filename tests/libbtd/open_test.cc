@@ -94,7 +94,7 @@ TEST_F(OpenTest, HeapsOfOneDirectoryHaveWindowsOfTheirOwn) {
   EXPECT_FALSE(fs::exists(file("one-more")));
 }
 
-TEST_F(OpenTest, AnotherProcessIsTold) {
+TEST_F(OpenTest, AfterAKillTheNextOpenIsUnclean) {
   open();
   int ready[2];
   ASSERT_EQ(pipe(ready), 0);
@@ -108,8 +108,6 @@ TEST_F(OpenTest, AnotherProcessIsTold) {
   }
   char byte = 0;
   ASSERT_EQ(read(ready[0], &byte, 1), 1);
-  EXPECT_EQ(open_error(config()), EBUSY);
-  EXPECT_NE(why().find("process " + std::to_string(holder)), std::string::npos) << why();
   ASSERT_EQ(kill(holder, SIGKILL), 0);
   ASSERT_EQ(waitpid(holder, nullptr, 0), holder);
   open();
