@@ -28,6 +28,9 @@ class ArenaSource {
   // there can meet a full file system. ENOSPC. Sources whose memory is reserved by extend() have
   // nothing to do.
   virtual Status reserve_space(std::uint64_t /*off*/, std::uint64_t /*len*/) { return {}; }
+  // Gives the memory of [off, off + len), in which nothing is kept, back to the file system, until
+  // it is reserved again. False: it stays reserved.
+  virtual bool release_space(std::uint64_t /*off*/, std::uint64_t /*len*/) { return false; }
   [[nodiscard]] virtual Persist& persist() = 0;
   // The bytes at the head of an arena that are there and may have been stored to.
   [[nodiscard]] virtual std::uint64_t used_bytes(std::uint32_t /*arena*/) { return arena_bytes(); }

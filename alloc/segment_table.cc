@@ -66,11 +66,13 @@ SegmentTable::SegmentTable(ArenaSource& source)
       arena_bytes_(source.arena_bytes()),
       persist_(source.persist()),
       map_(std::min(kMaxArenas * source.arena_bytes(), kMaxTableBytes) / kSegmentBytes,
-           source.cells()) {}
+           source.cells()),
+      backed_(map_.size()) {}
 
 Status SegmentTable::attach(std::uint32_t index, bool clean, std::vector<Segment*>& found) {
   const Geometry& plan = geometry(index);
-  if (!map_.usable()) return fail(ENOMEM, "There is no address space for the table of segments.");
+  if (!map_.usable() || !backed_.usable())
+    return fail(ENOMEM, "There is no address space for the table of segments.");
   if ((index + 1) * arena_bytes_ > map_.size() * kSegmentBytes) {
     return fail(ENOSPC, "The heap has all arenas it may have.");
   }
@@ -235,11 +237,17 @@ void SegmentTable::set_pointers(const Segment& segment, Segment* to) {
 
 Result<Segment*> SegmentTable::take(SegmentWord word) {
   for (;;) {
-    {
-      const std::lock_guard lock(mutex_);
-      if (const std::optional<std::uint64_t> run = extents_.take(word.span))
-        return make(word, *run);
+    std::unique_lock lock(mutex_);
+    if (const std::optional<std::uint64_t> run = extents_.take(word.span)) {
+      if (take_backed(*run, word.span)) return make(word, *run);
+      lock.unlock();  // it may take as long as the file system likes
+      Status reserved = source_.reserve_space(*run * kSegmentBytes, word.span * kSegmentBytes);
+      lock.lock();
+      if (reserved) return make(word, *run);
+      extents_.put(*run, word.span);
+      return std::unexpected(std::move(reserved).error());
     }
+    lock.unlock();
     // First what others left, then more.
     if (own_arenas().size() < arenas()) return nullptr;
     const Result<bool> grown = grow(word.span);
@@ -283,8 +291,26 @@ Status SegmentTable::grow_arena(std::uint32_t arena, std::uint64_t segments) {
   persist_.store(arena_header(arena)->grown, checked_word(has + segments));
   if (!persist_.drain()) return persist_.health();
   const std::lock_guard lock(mutex_);
-  extents_.put(first_id(arena) + has, segments);
+  put_free(first_id(arena) + has, segments);
   return {};
+}
+
+// Free segments that have memory. Under the lock.
+void SegmentTable::put_free(std::uint64_t id, std::uint64_t span) {
+  extents_.put(id, span);
+  for (std::uint64_t i = id; i < id + span; ++i) backed_.set(i, true);
+  backed_count_ += span;
+}
+
+// They are free no more. Whether all had memory. Under the lock.
+bool SegmentTable::take_backed(std::uint64_t id, std::uint64_t span) {
+  std::uint64_t count = 0;
+  for (std::uint64_t i = id; i < id + span; ++i) {
+    count += backed_.test(i) ? 1 : 0;
+    backed_.set(i, false);
+  }
+  backed_count_ -= count;
+  return count == span;
 }
 
 // Plain stores: nobody trusts the bits of a recoverable segment before a clean close persists them.
@@ -342,9 +368,16 @@ void SegmentTable::put_back(Segment* segment) {
   segment->fast.store(&Segment::kNobody, std::memory_order_release);
   segment->owner.store(nullptr, std::memory_order_release);
   set_pointers(*segment, nullptr);
-  const std::lock_guard lock(mutex_);
-  extents_.put(segment->id, segment->word.span);
+  const std::uint64_t id = segment->id;
+  const std::uint64_t span = segment->word.span;
+  std::unique_lock lock(mutex_);
   spare_.push_back(segment);
+  if (span < kReleased || backed_count_ + span <= kReservoir) return put_free(id, span);
+  lock.unlock();
+  const bool released = source_.release_space(id * kSegmentBytes, span * kSegmentBytes);
+  lock.lock();
+  if (!released) return put_free(id, span);
+  extents_.put(id, span);
 }
 
 std::uint64_t SegmentTable::free_segments() const {

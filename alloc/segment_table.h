@@ -8,6 +8,7 @@
 
 #include <array>
 #include <atomic>
+#include <cstdlib>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -63,8 +64,34 @@ class SegmentMap {
   const bool own_;
 };
 
+// A bit for each segment a heap may have; pages come when used.
+class BitMap {
+ public:
+  explicit BitMap(std::uint64_t bits)
+      : words_(static_cast<std::uint64_t*>(std::calloc(bits / 64 + 1, sizeof(std::uint64_t)))) {}
+  [[nodiscard]] bool usable() const { return words_ != nullptr; }
+  [[nodiscard]] bool test(std::uint64_t i) const {
+    return (words_.get()[i / 64] >> i % 64 & 1) != 0;
+  }
+  void set(std::uint64_t i, bool to) {
+    const std::uint64_t bit = std::uint64_t{1} << i % 64;
+    words_.get()[i / 64] = to ? words_.get()[i / 64] | bit : words_.get()[i / 64] & ~bit;
+  }
+
+ private:
+  struct Free {
+    void operator()(std::uint64_t* at) const { std::free(at); }
+  };
+  std::unique_ptr<std::uint64_t, Free> words_;
+};
+
 class SegmentTable {
  public:
+  // Extents of at least so many segments, 1 MiB, go back to the file system when they are freed, as
+  // far as more than a reservoir of ready memory is free.
+  static constexpr std::uint64_t kReleased = 16;
+  static constexpr std::uint64_t kReservoir = 1024;
+
   // Where an arena's parts lie.
   struct Geometry {
     std::uint64_t table_offset = 0;
@@ -182,6 +209,8 @@ class SegmentTable {
     return reinterpret_cast<ArenaHeader*>(base_ + arena * arena_bytes_);
   }
   Status grow_arena(std::uint32_t arena, std::uint64_t segments);
+  void put_free(std::uint64_t id, std::uint64_t span);
+  bool take_backed(std::uint64_t id, std::uint64_t span);
   [[nodiscard]] std::uint64_t first_id(std::uint32_t arena) const {
     return (arena * arena_bytes_ + geometry(arena).segments_offset) / kSegmentBytes;
   }
@@ -222,8 +251,11 @@ class SegmentTable {
   std::atomic<std::uint32_t> own_count_{0};
   std::array<std::atomic<bool>, kMaxArenas> map_of_own_{};
   std::mutex growth_mutex_;   // one growth at a time; before mutex_
-  mutable std::mutex mutex_;  // extents_, pool_, spare_
+  mutable std::mutex mutex_;  // extents_, backed_, pool_, spare_
   ExtentTree extents_;
+  // Free segments known to have memory; of the others it is reserved when they are taken.
+  BitMap backed_;
+  std::uint64_t backed_count_ = 0;
   std::deque<Segment> pool_;  // never shrinks: a stale lookup must not meet freed memory
   std::vector<Segment*> spare_;
   // What was seen of the segments of others, by id: one for each word that a header had, so that

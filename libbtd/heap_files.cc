@@ -186,11 +186,8 @@ Status HeapFiles::reserve_space(std::uint64_t off, std::uint64_t len) {
     return fail(ENOSPC, "Heap " + plan_.name + " is as large as it may be (" +
                             std::to_string(plan_.max_bytes) + " bytes); free memory of it.");
   }
-  UniqueFd& file = files_.at(index);
-  if (!file) {
-    BTD_ASSIGN(file, open_arena(index));
-  }
-  const int error = reserve_in_file(file.get(), off % plan_.arena_bytes, len);
+  BTD_ASSIGN(const int file, file_of(index));
+  const int error = reserve_in_file(file, off % plan_.arena_bytes, len);
   if (error == 0) return {};
   if (error == ENOSPC || error == EDQUOT) return full(plan_.name);
   if (error == EOPNOTSUPP) {
@@ -199,6 +196,22 @@ Status HeapFiles::reserve_space(std::uint64_t off, std::uint64_t len) {
                     " cannot reserve space (fallocate); use tmpfs, ext4, xfs or a mount of ours.");
   }
   return cannot(error, plan_.name, "space cannot be reserved");
+}
+
+Result<int> HeapFiles::file_of(std::uint32_t index) {
+  UniqueFd& file = files_.at(index);
+  if (!file) {
+    BTD_ASSIGN(file, open_arena(index));
+  }
+  return file.get();
+}
+
+bool HeapFiles::release_space(std::uint64_t off, std::uint64_t len) {
+  const std::lock_guard lock(space_mutex_);
+  const Result<int> file = file_of(static_cast<std::uint32_t>(off / plan_.arena_bytes));
+  return file &&
+         fallocate(*file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                   static_cast<off_t>(off % plan_.arena_bytes), static_cast<off_t>(len)) == 0;
 }
 
 Status HeapFiles::freeze() {

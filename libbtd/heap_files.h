@@ -60,6 +60,7 @@ class HeapFiles final : public ArenaSource {
   }
   Status extend() override;
   Status reserve_space(std::uint64_t off, std::uint64_t len) override;
+  bool release_space(std::uint64_t off, std::uint64_t len) override;
   [[nodiscard]] std::uint64_t used_bytes(std::uint32_t arena) override;
   Persist& persist() override { return *persist_; }
   Users& users() override { return *users_; }
@@ -79,6 +80,7 @@ class HeapFiles final : public ArenaSource {
                                                     Plan plan);
   Status map(std::uint32_t index);
   [[nodiscard]] Result<UniqueFd> open_arena(std::uint32_t index) const;
+  Result<int> file_of(std::uint32_t index);
   [[nodiscard]] std::uint64_t disk_bytes() const;
 
   UniqueFd dir_;
@@ -89,7 +91,7 @@ class HeapFiles final : public ArenaSource {
   std::optional<Persist> persist_;  // chosen by the first mapping
   std::optional<Domain> domain_;    // of the files
   std::mutex space_mutex_;          // files_; and one reservation at a time
-  std::vector<UniqueFd> files_;     // of arenas that grew here
+  std::vector<UniqueFd> files_;     // of arenas that changed their space here
 };
 
 }  // namespace btd

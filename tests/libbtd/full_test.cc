@@ -1,7 +1,10 @@
-// A full file system is an error of a call, never a signal: on a tmpfs of 24 MiB.
+// The file system's space: full, it is an error of a call, never a signal; and it comes back.
 #include <fcntl.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <vector>
 
 #include "tests/libbtd/heap_fixture.h"
@@ -59,6 +62,58 @@ TEST_F(FullTest, AHeapThatFindsNoRoomIsNotMade) {
   EXPECT_FALSE(std::filesystem::exists(file(".h.new")));
   std::filesystem::remove(file("filler"));
   open();
+}
+
+class SpaceTest : public HeapTest {
+ protected:
+  std::uint64_t on_disk() {
+    std::uint64_t sum = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(file("h"))) {
+      struct stat status{};
+      if (stat(entry.path().c_str(), &status) == 0)
+        sum += static_cast<std::uint64_t>(status.st_blocks) * 512;
+    }
+    return sum;
+  }
+};
+
+TEST_F(SpaceTest, LargeBlocksGoBackToTheFileSystem) {
+  btd_config large = config();
+  large.arena_bytes = 1024 * kMiB;
+  open(large);
+  constexpr std::uint64_t kReservoir = 64 * kMiB;
+  for (int round = 0; round < 3; ++round) {
+    std::vector<std::uint64_t*> blocks;
+    for (std::uint64_t i = 0; i < 40; ++i) {
+      auto* const block = static_cast<std::uint64_t*>(btd_malloc(heap_, (1 + i % 9) * kMiB));
+      ASSERT_NE(block, nullptr) << why();
+      std::fill_n(block, (1 + i % 9) * kMiB / 8, i);
+      blocks.push_back(block);
+    }
+    EXPECT_GT(on_disk(), 180 * kMiB);
+    for (std::uint64_t i = 0; i < 40; i += 2) {
+      EXPECT_EQ(blocks[i][0], i);
+      btd_free(blocks[i]);
+    }
+    // The others are as they were.
+    for (std::uint64_t i = 1; i < 40; i += 2) {
+      EXPECT_EQ(std::count(blocks[i], blocks[i] + (1 + i % 9) * kMiB / 8, i),
+                (1 + i % 9) * kMiB / 8);
+      btd_free(blocks[i]);
+    }
+    EXPECT_LT(on_disk(), kReservoir + 16 * kMiB);
+  }
+  // Of contracts P and T when the watermark allows.
+  auto** const slots = static_cast<void**>(btd_calloc(heap_, 20, sizeof(void*)));
+  for (int i = 0; i < 20; ++i) ASSERT_NE(btd_malloc_to(&slots[i], 8 * kMiB), nullptr) << why();
+  EXPECT_GT(on_disk(), 160 * kMiB);
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(btd_free_from(&slots[i]), 0);
+  EXPECT_EQ(btd_checkpoint(heap_), 0);
+  EXPECT_LT(on_disk(), kReservoir + 16 * kMiB);
+  close();
+  open(large);
+  EXPECT_EQ(btd_check(heap_, nullptr, nullptr), 0);
+  EXPECT_NE(btd_malloc(heap_, 300 * kMiB), nullptr) << why();
 }
 
 }  // namespace

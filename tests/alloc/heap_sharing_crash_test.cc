@@ -1,0 +1,200 @@
+// Several users of one heap under the crash harness: they free each other's blocks, join, leave,
+// die and adopt; the machine stops at every fence of it, and in the recovery after that.
+#include <gtest/gtest.h>
+
+#include <map>
+#include <memory>
+#include <random>
+#include <set>
+
+#include "alloc/crash_harness.h"
+#include "alloc/heap.h"
+#include "tests/alloc/heap_model.h"
+#include "tests/alloc/pinned.h"
+
+namespace btd {
+namespace {
+
+using test::HeapModel;
+
+constexpr Heap::Options kSmallLanes{.lanes = 3, .lane_bytes = 16 * 1024};
+
+// What the kernel's locks tell real processes.
+struct Registry {
+  std::set<unsigned> alive;
+  std::map<std::uint32_t, unsigned> owners;
+
+  void die(unsigned user) {
+    alive.erase(user);
+    std::erase_if(owners, [user](const auto& entry) { return entry.second == user; });
+  }
+};
+
+class FakeUsers : public Users {
+ public:
+  FakeUsers(Registry& registry, unsigned self) : registry_(registry), self_(self) {
+    registry_.alive.insert(self);
+  }
+  [[nodiscard]] unsigned self() const override { return self_; }
+  bool alive(unsigned user) override { return registry_.alive.contains(user); }
+  bool alone() override { return registry_.alive.size() == 1; }
+  bool own(std::uint32_t arena) override {
+    return registry_.owners.emplace(arena, self_).first->second == self_;
+  }
+  void disown(std::uint32_t arena) override { registry_.owners.erase(arena); }
+
+ private:
+  Registry& registry_;
+  const unsigned self_;
+};
+
+// The same memory, as one user sees it.
+class View : public ArenaSource {
+ public:
+  View(ArenaSource& all, Registry& registry, unsigned self)
+      : all_(all), users_(registry, self), registry_(registry) {}
+  ~View() override { registry_.die(users_.self()); }
+  View(const View&) = delete;
+  View& operator=(const View&) = delete;
+
+  std::byte* base() override { return all_.base(); }
+  [[nodiscard]] std::uint64_t arena_bytes() const override { return all_.arena_bytes(); }
+  [[nodiscard]] std::uint32_t count() const override { return all_.count(); }
+  Status extend() override { return all_.extend(); }
+  Persist& persist() override { return all_.persist(); }
+  Users& users() override { return users_; }
+
+ private:
+  ArenaSource& all_;
+  FakeUsers users_;
+  Registry& registry_;
+};
+
+struct User {
+  std::unique_ptr<View> view;
+  std::unique_ptr<Heap> heap;
+
+  User(ArenaSource& source, Registry& registry, unsigned self)
+      : view(std::make_unique<View>(source, registry, self)) {}
+  Status open() {
+    BTD_ASSIGN(heap, Heap::open(*view, Heap::Own::kFew));
+    return {};
+  }
+};
+
+struct Plan {
+  CrashHarness::Options crash;
+  int steps = 60;
+  std::uint64_t seed = 1;
+  std::size_t max_bytes = 3000;
+  unsigned large_every = 0;
+  Journal::Fault fault = Journal::Fault::kNone;
+};
+
+class Crowd {
+ public:
+  Crowd(ArenaSource& source, const Plan& plan) : source_(source), plan_(plan), random_(plan.seed) {}
+
+  Status run(HeapModel& model) {
+    BTD_TRY(join());
+    for (int i = 0; i < plan_.steps; ++i) {
+      if (users_.size() < 3 && random_() % 8 == 0) BTD_TRY(join());
+      if (users_.size() > 1 && random_() % 10 == 0) users_.erase(users_.begin() + any());  // dies
+      if (users_.size() > 1 && random_() % 14 == 0) BTD_TRY(leave(any()));
+      Heap& heap = *users_[static_cast<std::size_t>(any())]->heap;
+      BTD_TRY(model.step(heap));
+      if (random_() % 4 == 0) BTD_TRY(recoverable(heap));
+    }
+    while (!users_.empty()) BTD_TRY(leave(0));
+    return {};
+  }
+
+ private:
+  std::ptrdiff_t any() { return static_cast<std::ptrdiff_t>(random_() % users_.size()); }
+  Status join() {
+    unsigned number = 0;  // the lowest that nobody has, as with locks on bytes
+    while (registry_.alive.contains(number)) ++number;
+    auto user = std::make_unique<User>(source_, registry_, number);
+    BTD_TRY(user->open());
+    user->heap->inject(plan_.fault);
+    users_.push_back(std::move(user));
+    return {};
+  }
+  Status leave(std::ptrdiff_t which) {
+    BTD_TRY(users_[static_cast<std::size_t>(which)]->heap->close());
+    users_.erase(users_.begin() + which);
+    return {};
+  }
+  // Blocks of contract R that one allocates and any may free.
+  Status recoverable(Heap& heap) {
+    BTD_ASSIGN(const Offset block, heap.allocate(16 + random_() % 500));
+    held_.push_back(block);
+    if (held_.size() < 8) return {};
+    std::swap(held_[random_() % held_.size()], held_.back());
+    const Offset freed = held_.back();
+    held_.pop_back();
+    return users_[static_cast<std::size_t>(any())]->heap->release(freed);
+  }
+
+  ArenaSource& source_;
+  const Plan& plan_;
+  std::mt19937_64 random_;
+  Registry registry_;
+  std::vector<std::unique_ptr<User>> users_;
+  std::vector<Offset> held_;
+};
+
+CrashHarness::Report run(const Plan& plan) {
+  HeapModel model(plan.seed, plan.max_bytes, plan.large_every);
+  CrashHarness harness(plan.crash);
+  return harness.run(
+      [&](ArenaSource& source) -> Status {
+        BTD_ASSIGN(auto heap, Heap::format(source, kSmallLanes));
+        BTD_TRY(model.begin(*heap));
+        return heap->close();
+      },
+      [&](ArenaSource& source) -> Status { return Crowd(source, plan).run(model); },
+      [&](ArenaSource& source) -> Status {
+        BTD_ASSIGN(auto heap, Heap::open(source));
+        if (heap->needs_recovery()) BTD_TRY(heap->recover(Marking::Options{}));
+        return model.judge(*heap);
+      });
+}
+
+constexpr CrashHarness::Options kArenas{.arena_bytes = 512 * 1024, .max_arenas = 12};
+
+TEST(HeapSharingCrash, UsersComeGoAndDieAtEveryFence) {
+  for (std::uint64_t seed = 1; seed <= 2; ++seed) {
+    const auto report = run({.crash = kArenas, .steps = 100, .seed = seed});
+    EXPECT_TRUE(report.ok()) << "seed " << seed << ": " << report.summary();
+    EXPECT_GT(report.crashes, 400U) << report.summary();
+  }
+}
+
+TEST(HeapSharingCrash, LargeBlocksOfOthers) {
+  const auto report = run({.crash = {.arena_bytes = 2 << 20, .max_arenas = 12},
+                           .steps = 40,
+                           .seed = 9,
+                           .max_bytes = 40000,
+                           .large_every = 2});
+  EXPECT_TRUE(report.ok()) << report.summary();
+}
+
+// Memory that another freed is reused too early: the harness sees it among several as with one.
+TEST(HeapSharingCrash, HarnessSeesAFaultyProtocol) {
+  const test::PinnedThread pinned;
+  bool seen = false;
+  for (std::uint64_t seed = 1; seed <= 6 && !seen; ++seed) {
+    auto crash = kArenas;
+    crash.seeds = 6;
+    seen = !run({.crash = crash,
+                 .steps = 100,
+                 .seed = seed,
+                 .fault = Journal::Fault::kWatermarkBeforeFlush})
+                .ok();
+  }
+  EXPECT_TRUE(seen);
+}
+
+}  // namespace
+}  // namespace btd
