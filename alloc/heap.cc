@@ -50,17 +50,7 @@ Heap::Heap(ArenaSource& source)
     : source_(source),
       persist_(source.persist()),
       base_(source.base()),
-      lanes_context_{source.users(), [this](unsigned user) { bury(user); }},
-      names_context_{source.users(),
-                     [this](unsigned user) {
-                       bury(user);
-                       SharedLock::release_of(shared().names, user);
-                     }},
-      copy_context_{source.users(),
-                    [this](unsigned user) {
-                      bury(user);
-                      SharedLock::release_of(shared().copy, user);
-                    }},
+      locks_{source.users(), [this](unsigned user) { static_cast<void>(bury(user)); }},
       // What the dead had begun to bury, who comes next buries anew.
       burial_context_{source.users(),
                       [this](unsigned user) { SharedLock::release_of(shared().burial, user); }},
@@ -222,18 +212,17 @@ Result<std::unique_ptr<Heap>> Heap::open(ArenaSource& source, Own own) {
                              .segment_count = first.segment_count},
                             SegmentTable::plan(source.arena_bytes(), sizeof(ArenaHeader)));
   heap->was_clean_ = last.clean;
-  if (source.users().alone()) {
-    BTD_TRY(heap->open_alone(arenas, last, own));
-  } else {
-    BTD_TRY(heap->join(last));
-  }
-  return heap;
+  const bool alone = source.users().alone();
+  Status opened = alone ? heap->open_alone(arenas, last, own) : heap->join(last);
+  if (opened) return heap;
+  if (alone) heap->shared().users = 0;  // who comes now finds nobody to join
+  return std::unexpected(std::move(opened).error());
 }
 
 Status Heap::open_alone(std::uint32_t arenas, HeapState last, Own own) {
   reset_shared(arenas);
-  BTD_ASSIGN(journal_, Journal::open(persist_, base_, header()->identity.journal_offset, shared(),
-                                     lanes_context_));
+  BTD_ASSIGN(journal_,
+             Journal::open(persist_, base_, header()->identity.journal_offset, shared(), locks_));
   journal_->on_foreign([this](const Segment& segment) { table_.flag(segment); });
   BTD_ASSIGN(recovery_, journal_->recover(arenas * source_.arena_bytes()));
   // An unclean one is marked whole.
@@ -244,6 +233,7 @@ Status Heap::open_alone(std::uint32_t arenas, HeapState last, Own own) {
   }
   generation_ = last.generation + 1;
   shared().users = std::uint64_t{1} << source_.users().self();
+  shared().durable = durable();
   shared().recovering = recoverable_->needs_recovery() ? 1 : 0;
   BTD_TRY(mark_state(false));
   return finish_copy();

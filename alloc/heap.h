@@ -77,7 +77,7 @@ class Tx {
   void absorb_sets(Offset off, std::size_t len, std::byte* copy);
   void drop_edits(const Slot& slot);
   void abort();
-  Status finish(std::uint64_t seq);
+  void finish(std::uint64_t seq);
 
   Heap* heap_;
   std::unique_ptr<TxContext> context_;  // null: over
@@ -204,7 +204,7 @@ class Heap {
   // --- Several users of one heap.
   // The lock of what libbtd keeps in the heap. Errors: ETIMEDOUT.
   Result<SharedHold> lock_names() {
-    return SharedHold::take(shared().names, names_context_, "the names of the heap");
+    return SharedHold::take(shared().names, locks_, "the names of the heap");
   }
   // Whether this process alone has the heap, as far as can be seen without the door.
   [[nodiscard]] bool alone() { return source_.users().alone(); }
@@ -251,14 +251,21 @@ class Heap {
   Status open_alone(std::uint32_t arenas, HeapState last, Own own);
   Status join(HeapState last);
   Status make_arena(std::uint32_t index);
+  Status format_arena(std::uint32_t index);
   Status take_arena();
   Result<bool> take_orphan();
   Result<bool> adopt_orphan();
   Status adopt_all();
   Status bury_the_dead();
-  void bury(unsigned user);
-  void bury_lanes_of(unsigned user);
+  // False: it could not be done now.
+  bool bury(unsigned user);
+  void finish_for(unsigned user);
+  [[nodiscard]] bool somebody_there() const;
   Status leave();
+  // What HeapShared::durable says of this user.
+  [[nodiscard]] std::uint32_t durable() const {
+    return persist_.domain() == Domain::kProcess ? 0 : 1;
+  }
   // Whether others used the heap since it was opened alone, or may still do.
   [[nodiscard]] bool several() const {
     return shared().users.load() != std::uint64_t{1} << source_.users().self();
@@ -295,7 +302,7 @@ class Heap {
   // The same for a slot of contract R into which the record `seq` writes.
   Status park(const Slot& slot);
   // After a record that writes into `segments`, of contract R.
-  Status note_logged(std::span<Segment* const> segments, std::uint64_t seq);
+  void note_logged(std::span<Segment* const> segments, std::uint64_t seq);
   void relieve();
   Status return_slots(std::vector<Slot>& slots);
   Status trim();
@@ -310,9 +317,7 @@ class Heap {
   Persist& persist_;
   std::byte* const base_;
   // What is done when a lock's holder is found dead.
-  const SharedLock::Context lanes_context_;
-  const SharedLock::Context names_context_;
-  const SharedLock::Context copy_context_;
+  const SharedLock::Context locks_;
   const SharedLock::Context burial_context_;
   SegmentTable table_;
   std::unique_ptr<Journal> journal_;

@@ -112,7 +112,7 @@ Result<Offset> Heap::allocate_to(Offset dest, std::size_t bytes) {
   log_allocation(record, slot);
   record.set64(dest, slot.offset() + bias_);
   BTD_ASSIGN(const std::uint64_t seq, commit(record));  // in doubt: nobody reuses it
-  if (recoverable != nullptr) BTD_TRY(note_logged({&recoverable, 1}, seq));
+  if (recoverable != nullptr) note_logged({&recoverable, 1}, seq);
   return slot.offset();
 }
 
@@ -125,7 +125,8 @@ Status Heap::free_from(Offset dest) {
   record.and64(slot.segment->bitmap_word(slot.index), ~Segment::mask_of(slot.index));
   record.set64(dest, 0);
   BTD_ASSIGN(const std::uint64_t seq, commit(record, {&slot, 1}));
-  return recoverable != nullptr ? note_logged({&recoverable, 1}, seq) : Status{};
+  if (recoverable != nullptr) note_logged({&recoverable, 1}, seq);
+  return {};
 }
 
 Result<Offset> Heap::reserve(std::size_t bytes) {
@@ -136,7 +137,7 @@ Result<Offset> Heap::reserve(std::size_t bytes) {
 
 Status Heap::cancel(Offset reserved) {
   const Slot slot = table_.find(reserved);
-  if (!starts_block(slot, reserved) || slot.segment->recoverable() || !take_held(slot)) {
+  if (!starts_block(slot, reserved) || !is_held(slot) || !take_held(slot)) {
     return fail(EINVAL, "The block at " + std::to_string(reserved) + " is not reserved.");
   }
   cancel(slot);
@@ -200,13 +201,14 @@ Status Heap::publish(std::span<const Action> actions) {
   if (record.empty()) return {};
   const Result<std::uint64_t> seq = commit(record, taken.freed);
   if (!seq) {
-    // Not in doubt: nothing happened.
-    if (seq.error().code == EINVAL) {
+    // Not in doubt, unless the medium failed: nothing happened.
+    if (seq.error().code != EIO) {
       for (const Slot& slot : taken.allocated) hold(slot);
     }
     return std::unexpected(seq.error());
   }
-  return note_logged(taken.logged, *seq);
+  note_logged(taken.logged, *seq);
+  return {};
 }
 
 Status Heap::copy(Offset to, const void* from, std::size_t len) {
@@ -221,12 +223,13 @@ Status Heap::copy(Offset to, const void* from, std::size_t len) {
   Record record;
   record.bytes(to, from, len);
   BTD_ASSIGN(const std::uint64_t seq, commit(record));
-  return slot.segment->recoverable() ? note_logged({&slot.segment, 1}, seq) : Status{};
+  if (slot.segment->recoverable()) note_logged({&slot.segment, 1}, seq);
+  return {};
 }
 
 // The shadow is whole before it is promised, and the promise durable before `to` is touched.
 Status Heap::copy_by_shadow(Offset to, const void* from, std::size_t len) {
-  BTD_ASSIGN(const SharedHold one, SharedHold::take(shared().copy, copy_context_, "a long copy"));
+  BTD_ASSIGN(const SharedHold one, SharedHold::take(shared().copy, locks_, "a long copy"));
   BTD_TRY(finish_copy());  // of who died in it
   Tx tx = begin();
   BTD_ASSIGN(const Offset shadow, tx.alloc(len));

@@ -16,6 +16,15 @@
 
 namespace btd {
 
+// Whether a user that has opened the heap, and not closed it, lives.
+bool Heap::somebody_there() const {
+  for (unsigned user = 0; user < Users::kMax; ++user) {
+    const bool came = (shared().users.load() >> user & 1U) != 0;
+    if (came && user != source_.users().self() && source_.users().alive(user)) return true;
+  }
+  return false;
+}
+
 // Beside others: the journal is in use, and what users share is as they left it.
 Status Heap::join(HeapState last) {
   if (shared().recovering.load() != 0) {
@@ -23,24 +32,26 @@ Status Heap::join(HeapState last) {
                 "Another user of the heap has yet to recover what is from before the last unclean "
                 "stop; wait for it, or let it call btd_gc().");
   }
+  if (!somebody_there()) return fail(EAGAIN, "The last user of the heap is about to leave it.");
+  if (shared().durable.load() != durable()) {
+    return fail(EINVAL,
+                "Another process has the heap open with another durability; take the same.");
+  }
   generation_ = last.generation;
-  BTD_ASSIGN(journal_, Journal::open(persist_, base_, header()->identity.journal_offset, shared(),
-                                     lanes_context_));
+  BTD_ASSIGN(journal_,
+             Journal::open(persist_, base_, header()->identity.journal_offset, shared(), locks_));
   journal_->on_foreign([this](const Segment& segment) { table_.flag(segment); });
   const unsigned self = source_.users().self();
   const std::uint64_t mine = std::uint64_t{1} << self;
   {
     // Who had this number before and died is not to be confused with this user. And who found it
     // dead, and buries it now, is done before this user locks anything.
+    SharedLock::release_of(shared().burial, self);  // it died in a burial
     BTD_ASSIGN(const SharedHold one,
                SharedHold::take(shared().burial, burial_context_, "a dead user's work"));
-    if ((shared().users.load() & mine) != 0) bury_lanes_of(self);
+    if ((shared().users.load() & mine) != 0) finish_for(self);
   }
-  if ((shared().users.shared().fetch_or(mine) & mine) != 0) {
-    shared().leaks = 1;
-    SharedLock::release_of(shared().names, self);
-    SharedLock::release_of(shared().copy, self);
-  }
+  if ((shared().users.shared().fetch_or(mine) & mine) != 0) shared().leaks = 1;
   const auto settle = [&]() -> Status {
     BTD_TRY(bury_the_dead());
     BTD_ASSIGN(const bool found, adopt_orphan());
@@ -65,11 +76,7 @@ Status Heap::take_arena() {
 }
 
 // Under the door.
-Status Heap::make_arena(std::uint32_t index) {
-  if (index == SegmentTable::kMaxArenas)
-    return fail(ENOSPC, "The heap has all arenas it may have.");
-  if (source_.count() == index) BTD_TRY(source_.extend());
-  if (!source_.users().own(index)) return fail(EBUSY, "A new arena of the heap is in use.");
+Status Heap::format_arena(std::uint32_t index) {
   // An arena that a crash left half made is made again; until arena_count says so it is nothing.
   const SegmentTable::Geometry& plan = table_.geometry(index);
   const Offset start = index * source_.arena_bytes();
@@ -88,6 +95,16 @@ Status Heap::make_arena(std::uint32_t index) {
   return attach(index, true);
 }
 
+Status Heap::make_arena(std::uint32_t index) {
+  if (index == SegmentTable::kMaxArenas)
+    return fail(ENOSPC, "The heap has all arenas it may have.");
+  if (source_.count() == index) BTD_TRY(source_.extend());
+  if (!source_.users().own(index)) return fail(EBUSY, "A new arena of the heap is in use.");
+  Status made = format_arena(index);
+  if (!made) source_.users().disown(index);
+  return made;
+}
+
 // Takes an arena that no user has, if there is one. Under the door, after bury_the_dead().
 Result<bool> Heap::adopt_orphan() {
   for (std::uint32_t i = 0; i < table_.arenas(); ++i) {
@@ -95,8 +112,10 @@ Result<bool> Heap::adopt_orphan() {
     BTD_TRY(check_present(source_, i, sizeof(ArenaHeader)));
     BTD_TRY(check_identity(source_, header(i)->identity, i));
     // While nothing is under way and all is home, the bits of T and P say what may be used.
-    BTD_TRY(checkpoint_and([&]() -> Status { return attach(i, true); }));
-    return true;
+    Status adopted = checkpoint_and([&]() -> Status { return attach(i, true); });
+    if (adopted) return true;
+    if (!table_.owns(i)) source_.users().disown(i);
+    return std::unexpected(std::move(adopted).error());
   }
   return false;
 }
@@ -116,9 +135,7 @@ Status Heap::bury_the_dead() {
     if ((shared().users.load() & bit) == 0 || user == source_.users().self() ||
         source_.users().alive(user))
       continue;
-    bury(user);
-    SharedLock::release_of(shared().names, user);
-    SharedLock::release_of(shared().copy, user);
+    if (!bury(user)) continue;  // whoever comes to the door next tries again
     shared().leaks = 1;
     shared().users.shared().fetch_and(~bit);
     died = true;
@@ -132,18 +149,24 @@ Status Heap::bury_the_dead() {
 }
 
 // From any waiter's side too: what it waits for may be that of a dead user.
-void Heap::bury(unsigned user) {
+bool Heap::bury(unsigned user) {
   const auto one = SharedHold::take(shared().burial, burial_context_, "a dead user's work");
-  if (one && !source_.users().alive(user)) bury_lanes_of(user);
+  if (!one || source_.users().alive(user)) return false;
+  finish_for(user);
+  return true;
 }
 
-void Heap::bury_lanes_of(unsigned user) {
+// Under the burial lock, so that nobody takes a living user's locks for those of a dead one that
+// had its number.
+void Heap::finish_for(unsigned user) {
   journal_->bury(user, [this](Offset word, std::uint64_t bits) {
     // Freed, and so claimed: until the owner takes it back.
     auto* const slots = reinterpret_cast<SlotBits*>(base_ + word);
     __atomic_fetch_or(reinterpret_cast<std::uint64_t*>(&slots->freed), bits, __ATOMIC_SEQ_CST);
     table_.flag(word);
   });
+  SharedLock::release_of(shared().names, user);
+  SharedLock::release_of(shared().copy, user);
 }
 
 bool Heap::others_freed() const {
@@ -182,8 +205,8 @@ Status Heap::take_ripe_of_others(std::vector<Slot>& ripe) {
   std::set<std::pair<const Segment*, std::uint32_t>> known;
   for (const Slot& slot : ripe) known.emplace(slot.segment, slot.index);
   for (Segment* segment : flagged) {
-    // It may have been retired meanwhile, and be another's.
-    if (segment->recoverable() || table_.segment_of(segment->data) != segment) continue;
+    // It may have been retired meanwhile, and be another's, or not be made yet.
+    if (segment->recoverable() || !table_.is_made(*segment)) continue;
     for (std::uint32_t i = 0; i < segment->words; ++i) {
       std::uint64_t freed = segment->load_freed(i) & ~segment->load_live(i) & segment->existing(i);
       for (; freed != 0; freed &= freed - 1) {
@@ -199,7 +222,7 @@ Status Heap::take_ripe_of_others(std::vector<Slot>& ripe) {
 // A record that writes into memory of contract R may be replayed until it is home; till then the
 // memory must not be reused. The owner waits for that where it is this process; another cannot
 // know, so the record is brought home at once.
-Status Heap::note_logged(std::span<Segment* const> segments, std::uint64_t seq) {
+void Heap::note_logged(std::span<Segment* const> segments, std::uint64_t seq) {
   bool foreign = false;
   for (Segment* segment : segments) {
     if (segment->foreign)
@@ -207,7 +230,8 @@ Status Heap::note_logged(std::span<Segment* const> segments, std::uint64_t seq) 
     else
       segment->note_logged(seq);
   }
-  return foreign ? checkpoint() : Status{};
+  // What is committed is; a medium that fails is told by the next commit.
+  if (foreign) static_cast<void>(checkpoint());
 }
 
 Status Heap::close() {
@@ -221,6 +245,7 @@ Status Heap::close() {
   for (std::uint32_t i = 0; i < table_.arenas(); ++i) {
     if (!table_.owns(i) && header(i)->shared.summary.load() != 0) BTD_TRY(adopt_all());
   }
+  BTD_TRY(return_freed());
   BTD_TRY(checkpoint());
   BTD_TRY(recoverable_->write_bitmaps());
   shared().users = 0;
@@ -246,6 +271,9 @@ Status Heap::collect() {
   }
   BTD_TRY(bury_the_dead());
   BTD_TRY(adopt_all());
+  // What waits for the watermark is not to be met by it after it was swept.
+  BTD_TRY(return_freed());
+  BTD_TRY(checkpoint());
   recoverable_->soil();
   shared().recovering = 1;
   old_blocks_.clear();

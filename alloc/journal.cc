@@ -191,13 +191,13 @@ Result<std::uint64_t> Journal::commit(Record& record, std::span<const Slot> free
   const bool durable = persist_.drain();
   if (durable) {
     apply(sealed.data());
-    shared.tail.shared().store(tail + size, std::memory_order_release);
     for (const Slot& slot : freed) {
       if (slot.segment->foreign) [[unlikely]]
         notify_(*slot.segment);
       else
         park_in(*lane, slot);
     }
+    shared.tail.shared().store(tail + size, std::memory_order_release);
   }
   shared.in_flight.shared().store(0, std::memory_order_release);
   leave(*lane);
@@ -295,11 +295,25 @@ Status Journal::checkpoint(std::vector<Slot>& ripe, const std::function<Status()
   return at_home ? at_home() : Status{};
 }
 
+// Whoever raised the watermark and died before the lanes were emptied: what lies in a lane is home,
+// and the next record must not come to lie behind it.
+void Journal::finish_checkpoint(Lane& lane) {
+  const std::uint64_t home = checked_value(header_->watermark).value_or(0);
+  RecordHeader first;
+  std::memcpy(&first, lane.base, sizeof(first));
+  if (lane.shared->tail == 0 || first.seq > home) return;
+  persist_.flush(&header_->watermark, sizeof(header_->watermark));
+  if (!persist_.drain()) return;
+  shared_.home_seq.shared().store(home, std::memory_order_release);
+  lane.shared->tail.shared().store(0, std::memory_order_release);
+}
+
 void Journal::bury(unsigned user,
                    const std::function<void(Offset word, std::uint64_t bits)>& freed) {
   for (Lane& lane : lanes_) {
     LaneShared& shared = *lane.shared;
     if (SharedLock::holder(shared.lock) != user) continue;
+    finish_checkpoint(lane);
     const std::uint64_t seq = shared.in_flight.load();
     const auto header = valid_record(lane, shared.tail, seq == 0 ? kCheckedMax : seq - 1);
     if (seq != 0 && header && header->seq == seq && fault_ != Fault::kForgetDead) {

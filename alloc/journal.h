@@ -123,6 +123,7 @@ class Journal {
   Result<Lane*> take_lane();
   static void leave(Lane& lane) { SharedLock::unlock(lane.shared->lock); }
   void park_in(Lane& lane, const Slot& slot);
+  void finish_checkpoint(Lane& lane);
   Status claim_or_void(std::span<const Slot> freed, std::byte* record);
   [[nodiscard]] std::optional<RecordHeader> valid_record(const Lane& lane, std::uint64_t at,
                                                          std::uint64_t above) const;

@@ -105,8 +105,8 @@ struct HeapShared {
   transient<std::uint32_t> burial;      // SharedLock: what the dead left is being finished
   transient<std::uint32_t> recovering;  // 1: what is from before an unclean stop waits for marking
   transient<std::uint32_t> leaks;  // a user died: what its threads had cached is lost until marking
-  std::array<std::uint8_t, 4> pad0;
-  transient<std::uint64_t> users;  // a bit for each that came and did not take its leave
+  transient<std::uint32_t> durable;  // 0: what is stored need only outlive the processes
+  transient<std::uint64_t> users;    // a bit for each that came and did not take its leave
   std::array<std::uint8_t, 32> more0;
   transient<std::uint64_t> next_seq;  // of the journal; a line of its own
   std::array<std::uint8_t, 56> pad1;

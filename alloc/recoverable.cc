@@ -162,6 +162,9 @@ bool Recoverable::claim_word(Cache& cache, Bin& bin) {
     Segment& next = *bin.partial.back();
     unlist(cache, bin, next);
     if (next.uncounted) {
+      // What a record writes into may not be counted free before that is home.
+      if (waits(next)) static_cast<void>(heap_.checkpoint());
+      if (waits(next)) return false;
       count(next);
       open_fast_path(next, &cache);
     }
@@ -287,9 +290,18 @@ Status Recoverable::give_back(Segment& segment, std::uint32_t index) {
   return take_back(slot);
 }
 
+bool Recoverable::waits(const Segment& segment) const {
+  return segment.logged_seq.load() > heap_.journal_->watermark();
+}
+
 void Recoverable::freed_by_others(Segment& segment, std::vector<Segment*>& empty) {
   if (!segment.large()) return push_pending(segment);
-  if (segment.load_freed(0) == 0 || segment.load_live(0) == 0) return;
+  // One that is being adopted is looked at there.
+  if (segment.state == nullptr || segment.load_freed(0) == 0 || segment.load_live(0) == 0) return;
+  if (segment.logged_seq.load() > heap_.journal_->watermark()) {
+    static_cast<void>(heap_.journal_->park({.segment = &segment, .index = 0}));
+    return;
+  }
   segment.store_state(0, Segment::kFree);
   segment.store_live(0, 0);
   empty.push_back(&segment);
@@ -403,6 +415,7 @@ bool Recoverable::take_from_resting(Cache& cache, Bin& bin, std::uint8_t size_cl
     }
     for (std::size_t full = 0; !from.partial.empty() && full < kMaxFull; ++full) {
       Segment& segment = *from.partial.back();
+      if (segment.uncounted && waits(segment)) break;
       unlist(other, from, segment);
       if (segment.uncounted) count(segment);
       give_to(segment, &cache);
@@ -491,6 +504,9 @@ void Recoverable::adopt(Segment& segment) {
   }
   if (segment.large()) {
     count(segment);
+    if (segment.free_slots == 0) return;
+    Segment* const freed[] = {&segment};  // by others, while nobody had it
+    static_cast<void>(table_.retire(freed));
     return;
   }
   if (resting_.empty()) resting_.push_back(&make_cache());

@@ -223,7 +223,8 @@ class Recoverable : public std::enable_shared_from_this<Recoverable> {
   Cache& make_cache();
   static Bin& bin_for(Cache& cache, std::uint8_t size_class, std::uint8_t type);
   Result<Offset> refill(Cache& cache, Bin& bin, std::uint8_t size_class, std::uint8_t type);
-  static bool claim_word(Cache& cache, Bin& bin);
+  bool claim_word(Cache& cache, Bin& bin);
+  [[nodiscard]] bool waits(const Segment& segment) const;
   static void unclaim(Bin& bin);
   void return_freed(Cache& cache, Bin& bin);
   void note_free(Cache& cache, Bin& bin, Segment& segment);

@@ -90,15 +90,22 @@ Status SegmentTable::attach(std::uint32_t index, bool clean, std::vector<Segment
   }
   const auto count = static_cast<std::uint32_t>(*grown);
   const std::lock_guard lock(mutex_);
+  std::vector<std::pair<std::uint64_t, std::uint32_t>> runs;
   std::uint32_t free = 0;  // neighbouring free segments before i
   for (std::uint32_t i = 0; i < count;) {
     std::uint32_t used = 0;
-    BTD_TRY(read_segment(index, i, clean, found, used));
-    if (used != 0 && free != 0) extents_.put(first_id(index) + i - free, free);
+    if (Status read = read_segment(index, i, clean, found, used); !read) {
+      // As if nothing had been read: it may be tried again.
+      for (Segment* segment : found) set_pointers(*segment, nullptr);
+      found.clear();
+      return read;
+    }
+    if (used != 0 && free != 0) runs.emplace_back(first_id(index) + i - free, free);
     free = used != 0 ? 0 : free + 1;
     i += std::max(used, 1U);
   }
-  if (free != 0) extents_.put(first_id(index) + count - free, free);
+  if (free != 0) runs.emplace_back(first_id(index) + count - free, free);
+  for (const auto& [start, length] : runs) extents_.put(start, length);
   const std::uint32_t owned = own_count_.load();
   own_.at(owned) = index;
   own_count_.store(owned + 1, std::memory_order_release);
@@ -165,7 +172,10 @@ bool SegmentTable::load_bitmap(Segment& segment) const {
     const std::uint64_t live = segment.load_live(i);
     if ((live & ~segment.existing(i)) != 0) return false;
     // A claim that no running process holds.
-    if (segment.load_freed(i) != 0) __atomic_store_n(segment.freed_at(i), 0, __ATOMIC_RELAXED);
+    if (segment.load_freed(i) != 0) {
+      __atomic_store_n(segment.freed_at(i), 0, __ATOMIC_RELAXED);
+      persist_.flush(segment.freed_at(i), kWordBytes);
+    }
     segment.avail[i] = ~live & segment.existing(i);
     segment.free_slots += static_cast<std::uint32_t>(std::popcount(segment.avail[i]));
   }
@@ -235,15 +245,24 @@ void SegmentTable::set_pointers(const Segment& segment, Segment* to) {
   for (std::uint64_t id = segment.id; id < segment.id + segment.word.span; ++id) map_.set(id, to);
 }
 
+// What others marked in the header is about who had it before.
+Segment* SegmentTable::make_fresh(SegmentWord word, std::uint64_t id) {
+  const auto arena = static_cast<std::uint32_t>(id * kSegmentBytes / arena_bytes_);
+  SegmentHeader* const header = header_at(arena, static_cast<std::uint32_t>(id - first_id(arena)));
+  header->pending.shared().store(0);
+  for (SlotBits& bits : header->bitmap) bits.freed.shared().store(0);
+  return make(word, id);
+}
+
 Result<Segment*> SegmentTable::take(SegmentWord word) {
   for (;;) {
     std::unique_lock lock(mutex_);
     if (const std::optional<std::uint64_t> run = extents_.take(word.span)) {
-      if (take_backed(*run, word.span)) return make(word, *run);
+      if (take_backed(*run, word.span)) return make_fresh(word, *run);
       lock.unlock();  // it may take as long as the file system likes
       Status reserved = source_.reserve_space(*run * kSegmentBytes, word.span * kSegmentBytes);
       lock.lock();
-      if (reserved) return make(word, *run);
+      if (reserved) return make_fresh(word, *run);
       extents_.put(*run, word.span);
       return std::unexpected(std::move(reserved).error());
     }
@@ -355,8 +374,9 @@ Status SegmentTable::retire(std::span<Segment* const> empty) {
     // A clean close may have left bits of a recoverable segment; its next user wants zeros.
     for (SlotBits& bits : header->bitmap) {
       if (bits.live != 0) persist_.store(bits.live, std::uint64_t{0});
-      bits.freed = 0;
+      bits.freed.shared().store(0);
     }
+    header->pending.shared().store(0);
     persist_.store(header->word, std::uint64_t{0});
   }
   if (!persist_.drain()) return persist_.health();
@@ -440,8 +460,8 @@ void SegmentTable::take_flagged(std::uint32_t arena, std::vector<Segment*>& foun
       const std::uint32_t first =
           (word * 64 + static_cast<std::uint32_t>(std::countr_zero(groups))) * size;
       for (std::uint32_t i = first; i < std::min(first + size, end); ++i) {
-        if (header_at(arena, i)->pending.load() == 0) continue;
-        header_at(arena, i)->pending.shared().exchange(0);
+        auto& pending = header_at(arena, i)->pending;
+        if (pending.load() == 0 || pending.shared().exchange(0) == 0) continue;
         Segment* const segment = map_.get(first_id(arena) + i);
         if (segment != nullptr && segment->id == first_id(arena) + i) found.push_back(segment);
       }

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "alloc/arena_source.h"
+#include "alloc/crc.h"
 #include "alloc/extent.h"
 #include "alloc/layout.h"
 #include "alloc/result.h"
@@ -164,6 +165,12 @@ class SegmentTable {
   [[nodiscard]] std::uint64_t cell_of(Offset at) const { return map_.cell(at / kSegmentBytes); }
   // The segment that holds byte `at`, or null.
   [[nodiscard]] Segment* segment_of(Offset at) const { return map_.get(at / kSegmentBytes); }
+  // Whether the segment is in use and its header says so.
+  [[nodiscard]] bool is_made(const Segment& segment) const {
+    return segment_of(segment.data) == &segment &&
+           (segment.large() ||
+            load_word(header_of(segment)->word) == checked_word(segment.word.pack()));
+  }
   // The slot that holds byte `at`, or a null segment where there is none.
   [[nodiscard]] Slot find(Offset at) const {
     Segment* segment = segment_of(at);
@@ -211,6 +218,7 @@ class SegmentTable {
   Status grow_arena(std::uint32_t arena, std::uint64_t segments);
   void put_free(std::uint64_t id, std::uint64_t span);
   bool take_backed(std::uint64_t id, std::uint64_t span);
+  Segment* make_fresh(SegmentWord word, std::uint64_t id);
   [[nodiscard]] std::uint64_t first_id(std::uint32_t arena) const {
     return (arena * arena_bytes_ + geometry(arena).segments_offset) / kSegmentBytes;
   }

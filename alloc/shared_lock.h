@@ -49,9 +49,12 @@ class SharedLock {
     const std::uint32_t value = word.load() & ~kWaiters;
     return value == 0 ? Users::kMax : value - 1;
   }
-  // Takes a dead user's lock from it: frees it.
+  // Takes a dead user's lock from it: frees it, unless somebody else did.
   static void release_of(transient<std::uint32_t>& word, unsigned user) {
-    if (holder(word) == user) unlock(word);
+    for (const std::uint32_t flag : {std::uint32_t{0}, kWaiters}) {
+      std::uint32_t held = (user + 1) | flag;
+      if (word.shared().compare_exchange_strong(held, 0) && flag != 0) wake(word);
+    }
   }
 
  private:

@@ -246,7 +246,8 @@ Status Tx::commit() {
   const bool log_fresh = fresh_bytes() <= kInlineFreshBytes;
   build_record(log_fresh);
   if (context_->record.empty()) {
-    return finish(0);
+    finish(0);
+    return {};
   }
   if (!log_fresh && context_->record.lane_bytes() <= heap_->journal_->lane_bytes()) {
     // The record may reach NVRAM by eviction before its own fence, so what it refers to goes first.
@@ -265,10 +266,11 @@ Status Tx::commit() {
     context_.reset();
     return std::unexpected(seq.error());
   }
-  return finish(*seq);
+  finish(*seq);
+  return {};
 }
 
-Status Tx::finish(std::uint64_t seq) {
+void Tx::finish(std::uint64_t seq) {
   std::vector<Segment*>& logged = context_->logged;
   for (const TxContext::Edit& edit : context_->edits) {
     if (edit.recoverable != nullptr) logged.push_back(edit.recoverable);
@@ -276,9 +278,8 @@ Status Tx::finish(std::uint64_t seq) {
   for (const TxContext::Set& set : context_->sets) {
     if (set.recoverable != nullptr) logged.push_back(set.recoverable);
   }
-  Status done = logged.empty() ? Status{} : heap_->note_logged(logged, seq);
+  if (!logged.empty()) heap_->note_logged(logged, seq);
   heap_->return_context(std::move(context_));
-  return done;
 }
 
 void Tx::abort() {

@@ -187,7 +187,10 @@ Status HeapFiles::reserve_space(std::uint64_t off, std::uint64_t len) {
                             std::to_string(plan_.max_bytes) + " bytes); free memory of it.");
   }
   BTD_ASSIGN(const int file, file_of(index));
-  const int error = reserve_in_file(file, off % plan_.arena_bytes, len);
+  int error = reserve_in_file(file, off % plan_.arena_bytes, len);
+  // A flushed line is durable at once, the file's size is not.
+  if (error == 0 && plan_.flush && domain_ == Domain::kCacheLine && fdatasync(file) != 0)
+    error = errno;
   if (error == 0) return {};
   if (error == ENOSPC || error == EDQUOT) return full(plan_.name);
   if (error == EOPNOTSUPP) {

@@ -38,7 +38,8 @@ bool set_lock(int fd, short type, off_t at) {
 // The lock of others that is in the way of writing to [at, at + len); F_UNLCK if there is none.
 struct flock in_the_way(int fd, off_t at, off_t len) {
   struct flock lock = byte_lock(F_WRLCK, at, len);
-  if (fcntl(fd, F_OFD_GETLK, &lock) != 0) lock.l_type = F_UNLCK;
+  // What cannot be asked counts as locked: nobody is taken for dead by mistake.
+  if (fcntl(fd, F_OFD_GETLK, &lock) != 0) lock.l_type = F_WRLCK;
   return lock;
 }
 

@@ -138,6 +138,20 @@ TEST_F(HeapRecoverable, MemoryOfEndedThreadsIsUsedAgain) {
   EXPECT_LE(heap_->stats().total_bytes, 4U << 20);  // it did not grow
 }
 
+TEST_F(HeapRecoverable, ALargeBlockThatWaitsForTheWatermarkIsCollectedOnce) {
+  const Offset block = *heap_->allocate(100'000);
+  Tx tx = heap_->begin();
+  ASSERT_TRUE(tx.set(block, 1));
+  ASSERT_TRUE(tx.commit());
+  ASSERT_TRUE(heap_->release(block));
+  ASSERT_TRUE(heap_->collect());
+  ASSERT_TRUE(heap_->recover(Marking::Options{}));
+  const Offset other = *heap_->allocate(100'000);
+  ASSERT_TRUE(heap_->checkpoint());
+  EXPECT_TRUE(heap_->block_bytes(other));
+  EXPECT_NE(*heap_->allocate(100'000), other);
+}
+
 TEST_F(HeapRecoverable, ReleasesOfOtherThreadsComeBack) {
   // A producer whose every object is released by another thread, far beyond the heap's size.
   std::vector<std::atomic<Offset>> ring(256);
@@ -250,7 +264,8 @@ TEST(HeapRecoverableCrash, ListAtEveryFence) {
       [&](ArenaSource& source) -> Status {
         BTD_ASSIGN(auto heap, Heap::open(source));
         std::vector<Offset> found;
-        if (!heap->needs_recovery()) BTD_TRY(heap->collect());  // what an earlier check left is garbage
+        if (!heap->needs_recovery())
+          BTD_TRY(heap->collect());  // what an earlier check left is garbage
         BTD_TRY(heap->recover([&](Heap::Marker& marker) {
           for (Offset node = heap->root(0); node != 0;) {
             marker.mark(node);

@@ -7,6 +7,7 @@
 #include <set>
 #include <vector>
 
+#include "alloc/crc.h"
 #include "alloc/emulator.h"
 #include "alloc/journal.h"
 
@@ -138,6 +139,26 @@ TEST_F(Burial, TellsWhatTheRecordFreed) {
   users_.dead.insert(kDead);
   bury(kDead);
   EXPECT_EQ(freed_, (std::map<Offset, std::uint64_t>{{kData + 16, 5}}));
+}
+
+// It died between the watermark and the emptying of the lanes: a record that comes to lie behind
+// those that are void would be taken for damage.
+TEST_F(Burial, FinishesACheckpointThatRaisedTheWatermark) {
+  for (std::uint64_t i = 1; i <= 4; ++i) ASSERT_TRUE(commit(i));
+  auto& shared = reinterpret_cast<ArenaHeader*>(source_->base())->heap;
+  auto* const header = reinterpret_cast<JournalHeader*>(source_->base() + kWhere);
+  for (unsigned i = 0; i < 2; ++i) ASSERT_TRUE(SharedLock::try_lock(lane(i).lock, kDead));
+  source_->persist().store(header->watermark, checked_word(shared.next_seq.load() - 1));
+  users_.dead.insert(kDead);
+  bury(kDead);
+  for (unsigned i = 0; i < 2; ++i) EXPECT_EQ(lane(i).tail.load(), 0U);
+  ASSERT_TRUE(commit(5));
+  auto again = Journal::open(source_->persist(), source_->base(), kWhere, shared, context_);
+  ASSERT_TRUE(again);
+  const auto recovered = (*again)->recover(source_->arena_bytes());
+  ASSERT_TRUE(recovered) << recovered.error().message;
+  EXPECT_EQ(recovered->records, 1U);
+  expect_all(5);
 }
 
 TEST_F(Burial, DoesNothingTwice) {
