@@ -6,6 +6,8 @@
 #include <system_error>
 #include <thread>
 
+#include "alloc/annotate.h"
+
 namespace btd {
 namespace {
 
@@ -173,7 +175,10 @@ Marking::Found Marking::run() {
   working_ = threads_;
   for (unsigned i = 1; i < threads_; ++i) {
     try {
-      others.emplace_back([this, &found, i] { found[i] = Worker(*this).run(); });
+      others.emplace_back([this, &found, i] {
+        const annotate::Quiet quiet;
+        found[i] = Worker(*this).run();
+      });
     } catch (const std::system_error&) {
       // Fewer threads will do.
       const std::lock_guard lock(mutex_);

@@ -61,6 +61,7 @@ int btd_foreach(struct btd_cluster* cluster,
                               .bytes = slot.bytes(),
                               .type = slot.segment->word.type,
                               .contract = slot.segment->recoverable() ? 'R' : 'T'};
+      const btd::annotate::Loud loud;
       answer = visit(&object, context);
     });
     return answer;

@@ -48,6 +48,7 @@ int btd_roots(struct btd_cluster* cluster,
     if (!roots) return btd::failed(roots.error());
     // No lock is held: the visitor may set roots.
     for (const auto& [name, value] : *roots) {
+      const btd::annotate::Loud loud;
       const int answer = visit(name.c_str(), reinterpret_cast<void*>(value), context);
       if (answer != 0) return answer;
     }

@@ -284,6 +284,7 @@ bool alone() {
 // At exit(), after the program's own destructors: a heap that nobody can be using is closed. Where
 // other threads still run it is left unclean, as they may change it after the last look.
 [[gnu::destructor]] void close_at_exit() {
+  const annotate::Quiet quiet;
   const std::lock_guard lock(open_mutex());
   for (auto& each : g_windows) {
     if (btd_cluster* const cluster = each.load()) static_cast<void>(cluster->recovery.wait());

@@ -8,6 +8,7 @@
 #include <new>
 #include <string_view>
 
+#include "alloc/annotate.h"
 #include "alloc/result.h"
 
 namespace btd {
@@ -23,9 +24,10 @@ namespace btd {
 
 [[nodiscard]] const char* last_sentence();
 
-// Runs `body`; an exception becomes an error and `otherwise`.
+// Runs `body`; an exception becomes an error and `otherwise`. What it does is the library's affair.
 template <class T, class Body>
 T guarded(T otherwise, Body&& body) {
+  const annotate::Quiet quiet;
   try {
     return body();
   } catch (const std::bad_alloc&) {

@@ -37,7 +37,7 @@ HeapFiles::HeapFiles(UniqueFd dir, std::shared_ptr<HeapUsers> users, Plan plan)
       files_(arenas_of(plan_.arena_bytes)) {}
 
 HeapFiles::~HeapFiles() {
-  if (window_held_) release_window(plan_.window);
+  if (window_held_) release_window(plan_.window, count() * plan_.arena_bytes);
 }
 
 void HeapFiles::forget() {

@@ -4,6 +4,7 @@
 #include <system_error>
 #include <utility>
 
+#include "alloc/annotate.h"
 #include "libbtd/no_signals.h"
 
 namespace btd {
@@ -24,6 +25,7 @@ void Recovery::start(Heap& heap, TypeLayouts types, unsigned threads) {
 }
 
 void Recovery::run(Heap& heap, unsigned threads) {
+  const annotate::Quiet unreported;
   Status done;
   try {
     done = heap.recover(Marking::Options{.threads = threads, .types = &types_});

@@ -5,6 +5,8 @@
 #include <new>
 #include <vector>
 
+#include "alloc/annotate.h"
+
 namespace btd {
 namespace {
 
@@ -26,6 +28,7 @@ ThreadTx::ThreadTx() {
 }
 
 ThreadTx::~ThreadTx() {
+  const annotate::Quiet quiet;
   tx.reset();
   cluster.store(nullptr);
   const std::lock_guard lock(threads().mutex);

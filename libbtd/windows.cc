@@ -8,6 +8,8 @@
 #include <fstream>
 #include <string>
 
+#include "alloc/annotate.h"
+
 namespace btd {
 
 constinit std::atomic<btd_cluster*> g_windows[kWindows] = {};
@@ -63,20 +65,27 @@ void forget_cells(unsigned window) {
   madvise(g_cells + window * kWindowCells, kWindowCells * sizeof(*g_cells), MADV_DONTNEED);
 }
 
+// Memcheck writes down each 64 KiB of what is reserved, seconds for a window: so only as much as
+// small heaps need. It gives nobody else's mapping such an address.
+static std::uint64_t reserved_bytes() {
+  constexpr std::uint64_t kUnderMemcheck = std::uint64_t{4} << 30;
+  return annotate::running() ? std::min(kUnderMemcheck, kWindowBytes) : kWindowBytes;
+}
+
 Status reserve_window(unsigned window) {
   BTD_TRY(reserve_cells());
   std::byte* const base = window_base(window);
-  void* const at = mmap(base, kWindowBytes, PROT_NONE,
+  void* const at = mmap(base, reserved_bytes(), PROT_NONE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
   const int code = errno;
   if (at == base) {
     // A child gets none of it: it must not write to a heap that its parent uses.
-    madvise(at, kWindowBytes, MADV_DONTFORK);
+    madvise(at, reserved_bytes(), MADV_DONTFORK);
     return {};
   }
   const auto from = reinterpret_cast<std::uintptr_t>(base);
   // A kernel that does not know MAP_FIXED_NOREPLACE maps elsewhere.
-  if (at != MAP_FAILED) munmap(at, kWindowBytes);
+  if (at != MAP_FAILED) munmap(at, reserved_bytes());
   if (at != MAP_FAILED || code == EEXIST) {
     return fail(EADDRINUSE, "The heap belongs at " + hex(from) + ", where this process has " +
                                 what_lies_in(from, from + kWindowBytes) +
@@ -86,6 +95,8 @@ Status reserve_window(unsigned window) {
                         strerrordesc_np(code) + "); raise the limit on address space (ulimit -v).");
 }
 
-void release_window(unsigned window) { munmap(window_base(window), kWindowBytes); }
+void release_window(unsigned window, std::uint64_t mapped) {
+  munmap(window_base(window), std::max(reserved_bytes(), mapped));
+}
 
 }  // namespace btd

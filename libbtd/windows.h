@@ -78,6 +78,7 @@ extern constinit std::atomic<std::uint32_t> g_inherited;
 
 // Reserves a window's addresses without access. Errors: EADDRINUSE naming what lies there; ENOMEM.
 Status reserve_window(unsigned window);
-void release_window(unsigned window);
+// Also of what was mapped there, which may be more than was reserved: see windows.cc.
+void release_window(unsigned window, std::uint64_t mapped = 0);
 
 }  // namespace btd
