@@ -56,9 +56,9 @@ int btd_foreach(struct btd_cluster* cluster,
     if (!own) return btd::failed(own.error());
     int answer = 0;
     cluster->heap->for_each_block([&](const btd::Slot& slot) {
-      if (answer != 0 || own->contains(slot.offset())) return;
+      if (answer != 0 || own->contains(slot.offset()) || is_kept_by_guard(*cluster, slot)) return;
       const btd_object object{.at = cluster->base + slot.offset(),
-                              .bytes = slot.bytes(),
+                              .bytes = btd::usable_bytes(*cluster, slot),
                               .type = slot.segment->word.type,
                               .contract = slot.segment->recoverable() ? 'R' : 'T'};
       const btd::annotate::Loud loud;
@@ -72,11 +72,13 @@ int btd_stats(struct btd_cluster* cluster, struct btd_statistics* stats) {
   if (!usable(cluster)) return -1;
   return guarded(-1, [&] {
     const btd::Heap::Stats heap = cluster->heap->stats();
+    const btd::Guard* const guard = cluster->watching.guard.get();
+    const std::uint64_t kept = guard != nullptr ? guard->waiting_bytes() : 0;
     const btd::Persist::Counters now = cluster->heap->persist().counters();
     *stats = btd_statistics{.mapped_bytes = heap.total_bytes,
-                            .allocated_bytes = heap.used_bytes,
+                            .allocated_bytes = heap.used_bytes - std::min(kept, heap.used_bytes),
                             .free_bytes = heap.free_segment_bytes,
-                            .waiting_bytes = heap.limbo_bytes,
+                            .waiting_bytes = heap.limbo_bytes + kept,
                             .arenas = heap.arenas,
                             .lines = now.lines - cluster->at_open.lines,
                             .fences = now.fences - cluster->at_open.fences,

@@ -15,13 +15,23 @@ namespace btd {
 namespace {
 
 constexpr std::size_t kMaxAlignment = kSegmentBytes;
+constexpr const char* kOverrun =
+    "The block was written to behind its end, as standard error was told; it stays allocated.";
 
-[[gnu::noinline]] void* allocate_slowly(btd_cluster* cluster, std::size_t bytes, std::uint8_t type,
-                                        const void* caller) {
+// Arguments that fit registers, so that the fast path needs no frame.
+[[gnu::noinline]] void* allocate_slowly(btd_cluster* cluster, std::size_t bytes, const void* caller,
+                                        std::uint8_t type = kTypeUntyped,
+                                        std::size_t alignment = 1) {
   if (!usable(cluster)) return nullptr;
   return guarded(static_cast<void*>(nullptr), [&] {
-    return allocated(cluster, bytes, caller,
-                     [&](std::size_t size) { return cluster->heap->allocate(size, type); });
+    return allocated(cluster, bytes, caller, [&](std::size_t size) {
+      Guard* const guard = cluster->watching.guard.get();
+      if (guard != nullptr) [[unlikely]]
+        return guard->allocate(
+            {.bytes = size, .alignment = alignment, .type = type, .caller = caller});
+      if (alignment > 1) size = aligned_bytes(alignment, size);
+      return cluster->heap->allocate(size, type);
+    });
   });
 }
 
@@ -37,7 +47,7 @@ constexpr std::size_t kMaxAlignment = kSegmentBytes;
 [[gnu::always_inline]] inline void* allocate(btd_cluster* cluster, std::size_t bytes) {
   if (void* const block = try_allocate(cluster, bytes)) [[likely]]
     return block;
-  return allocate_slowly(cluster, bytes, kTypeUntyped, __builtin_return_address(0));
+  return allocate_slowly(cluster, bytes, __builtin_return_address(0));
 }
 
 // What is wrong with a pointer that should be freed, told once for each kind on standard error: the
@@ -72,7 +82,7 @@ enum class Misuse : std::uint8_t {
   std::snprintf(text, sizeof text, "%p", block);
   const std::string at = text;
   const Slot found = cluster->heap->block_of(cluster->offset_of(block));
-  if (found.segment == nullptr) {
+  if (found.segment == nullptr || is_kept_by_guard(*cluster, found)) {
     return complain(Misuse::kNotAllocated, EINVAL,
                     at + " is not allocated: it was freed before, or never was a block.");
   }
@@ -86,7 +96,29 @@ enum class Misuse : std::uint8_t {
                 "btd_tx_free().");
 }
 
-[[gnu::noinline]] void free_slowly(btd_cluster* cluster, void* block) {
+// The guard, where there is one, takes what it gave. Errors: EUCLEAN it was overrun, which was
+// told; else as Heap::release().
+Status release(btd_cluster& cluster, Offset at, const void* caller) {
+  Guard* const guard = cluster.watching.guard.get();
+  if (guard != nullptr) {
+    switch (guard->free(at, caller)) {
+      case Guard::Freed::kTaken:
+        return {};
+      case Guard::Freed::kDamaged:
+        return fail(EUCLEAN, kOverrun);
+      case Guard::Freed::kTwice:
+        return fail(EINVAL);
+      case Guard::Freed::kNotGuarded:
+        break;
+    }
+  }
+  Status freed = cluster.heap->release(at);
+  if (!freed && freed.error().code == EBUSY && recovered(&cluster))
+    freed = cluster.heap->release(at);
+  return freed;
+}
+
+void free_for(btd_cluster* cluster, void* block, const void* caller) {
   if (block == nullptr) return;
   guarded(0, [&] {
     if (cluster == nullptr) {
@@ -94,11 +126,11 @@ enum class Misuse : std::uint8_t {
       return 0;
     }
     const Offset at = cluster->offset_of(block);
-    Status freed = cluster->heap->release(at);
-    if (!freed && freed.error().code == EBUSY && recovered(cluster))
-      freed = cluster->heap->release(at);
+    const Status freed = release(*cluster, at, caller);
     if (freed) return 0;
-    if (freed.error().code == EBUSY) {
+    if (freed.error().code == EUCLEAN) {
+      set_error(freed.error());
+    } else if (freed.error().code == EBUSY) {
       complain(Misuse::kUnrecovered, EBUSY,
                "What was allocated before the last unclean stop can be freed after btd_gc().");
     } else {
@@ -108,13 +140,20 @@ enum class Misuse : std::uint8_t {
   });
 }
 
+// btd_free() jumps here, so it is its caller that this returns to. It does not hand the address
+// over itself: the fast path would need a frame for that.
+[[gnu::noinline]] void free_slowly(btd_cluster* cluster, void* block) {
+  free_for(cluster, block, __builtin_return_address(0));
+}
+
 // The block of contract R that starts at `block`; the error is set where there is none.
 Slot recoverable_block(const void* block) {
   const btd_cluster* const cluster = cluster_of(block);
   if (cluster != nullptr) {
     const Offset at = cluster->offset_of(block);
     const Slot found = cluster->heap->block_of(at);
-    if (found.segment != nullptr && found.offset() == at && found.segment->recoverable())
+    if (found.segment != nullptr && found.offset() == at && found.segment->recoverable() &&
+        !is_kept_by_guard(*cluster, found))
       return found;
   }
   explain(block);
@@ -127,13 +166,21 @@ void* reallocate(btd_cluster* cluster, void* block, std::size_t bytes, const voi
   if (cluster_of(block) != cluster) {
     return no_block(EINVAL, "The block is of another heap than the handle; pass that heap's.");
   }
+  Guard* const guard = cluster->watching.guard.get();
+  if (guard != nullptr && !guard->intact(old.offset())) return no_block(EUCLEAN, kOverrun);
   // It stays where it is unless that would waste half of it.
-  if (bytes <= old.bytes() && bytes >= old.bytes() / 2) return block;
+  if (bytes <= old.bytes() && bytes >= old.bytes() / 2 &&
+      (guard == nullptr || guard->resize(old.offset(), bytes)))
+    return block;
   void* moved = try_allocate(cluster, bytes);
-  if (moved == nullptr) moved = allocate_slowly(cluster, bytes, kTypeUntyped, caller);
+  if (moved == nullptr) moved = allocate_slowly(cluster, bytes, caller);
   if (moved == nullptr) return nullptr;
-  std::memcpy(moved, block, std::min<std::size_t>(bytes, old.bytes()));
-  btd_free(block);
+  std::memcpy(moved, block, std::min<std::size_t>(bytes, usable_bytes(*cluster, old)));
+  if (guard != nullptr) {
+    free_for(cluster, block, caller);
+  } else {
+    btd_free(block);
+  }
   return moved;
 }
 
@@ -173,7 +220,11 @@ void* btd_aligned_alloc(struct btd_cluster* cluster, size_t alignment, size_t by
   if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > btd::kMaxAlignment) {
     return btd::no_block(EINVAL, "An alignment is a power of two of at most 64 KiB.");
   }
-  return btd::allocate(cluster, btd::aligned_bytes(alignment, bytes));
+  if (void* const block = btd::try_allocate(cluster, btd::aligned_bytes(alignment, bytes)))
+      [[likely]]
+    return block;
+  return btd::allocate_slowly(cluster, bytes, __builtin_return_address(0), btd::kTypeUntyped,
+                              alignment);
 }
 
 void btd_free(void* block) {
@@ -193,9 +244,12 @@ size_t btd_usable_size(const void* block) {
       btd::set_error(btd::foreign(block));
       return 0;
     }
-    const btd::Result<std::uint64_t> bytes = cluster->heap->block_bytes(cluster->offset_of(block));
-    if (bytes) return *bytes;
-    btd::set_error(bytes.error());
+    const btd::Offset at = cluster->offset_of(block);
+    const btd::Result<std::uint64_t> bytes = cluster->heap->block_bytes(at);
+    const btd::Slot found = cluster->heap->slot_of(at);
+    if (bytes && !btd::is_kept_by_guard(*cluster, found)) return btd::usable_bytes(*cluster, found);
+    btd::set_error(bytes ? btd::Error{.code = EINVAL, .message = "The block was freed."}
+                         : bytes.error());
     return 0;
   });
 }
@@ -224,8 +278,8 @@ void* btd_malloc_typed(struct btd_cluster* cluster, size_t bytes, unsigned type)
   if (type > BTD_TYPE_NO_POINTERS && !cluster->names->has_type(type)) {
     return btd::no_block(EINVAL, "The type is not registered; call btd_register_type() first.");
   }
-  return btd::allocate_slowly(cluster, bytes, static_cast<std::uint8_t>(type),
-                              __builtin_return_address(0));
+  return btd::allocate_slowly(cluster, bytes, __builtin_return_address(0),
+                              static_cast<std::uint8_t>(type));
 }
 
 }  // extern "C"

@@ -10,6 +10,8 @@ namespace {
 void* store(void* to, const void* from, std::size_t bytes) {
   btd_cluster* const cluster = cluster_holding(to, bytes);
   if (cluster == nullptr) return nullptr;
+  if (!may_store(*cluster, cluster->offset_of(to), bytes)) [[unlikely]]
+    return no_block(EINVAL, "The range is not inside the bytes that were asked for of a block.");
   const Status done = cluster->heap->copy(cluster->offset_of(to), from, bytes);
   return done ? to : no_block(done.error());
 }

@@ -49,6 +49,10 @@ ThreadTx* current_on(const void* at, std::size_t bytes, Offset& off) {
     return nullptr;
   }
   off = cluster->offset_of(at);
+  if (!may_store(*cluster, off, bytes)) [[unlikely]] {
+    set_error(EINVAL, "The range is not inside the bytes that were asked for of a block.");
+    return nullptr;
+  }
   return mine;
 }
 

@@ -151,12 +151,14 @@ Result<Opened> make_heap(int parent, const Settings& settings) {
     UniqueFd own(fcntl(dir.get(), F_DUPFD_CLOEXEC, 0));
     if (!own) return fail(errno);
     const Heap::Options options = heap_options(arena, settings, window);
-    BTD_ASSIGN(auto files, HeapFiles::create(std::move(own), users,
-                                             {.name = settings.heap,
-                                              .window = window,
-                                              .arena_bytes = arena,
-                                              .max_bytes = settings.max_bytes,
-                                              .flush = settings.flush}));
+    BTD_ASSIGN(auto files,
+               HeapFiles::create(std::move(own), users,
+                                 {.name = settings.heap,
+                                  .window = window,
+                                  .arena_bytes = arena,
+                                  .max_bytes = settings.max_bytes,
+                                  .flush = settings.flush,
+                                  .fast_frees = !settings.watched || !frees_watched()}));
     BTD_ASSIGN(auto heap, Heap::format(*files, options));
     if (renameat(parent, fresh.c_str(), parent, settings.heap.c_str()) != 0) {
       return fail(errno, "Heap " + settings.heap +
@@ -196,7 +198,8 @@ Result<Opened> try_open_heap(const UniqueFd& dir, const Settings& settings) {
                                           .window = kWindows,
                                           .arena_bytes = 0,
                                           .max_bytes = settings.max_bytes,
-                                          .flush = settings.flush}));
+                                          .flush = settings.flush,
+                                          .fast_frees = !settings.watched || !frees_watched()}));
   BTD_ASSIGN(auto heap, Heap::open(*files, Heap::Own::kFew));
   return Opened{.dir = {}, .files = std::move(files), .heap = std::move(heap)};
 }
@@ -227,15 +230,7 @@ Result<std::unique_ptr<btd_cluster>> make_cluster(Opened opened, const Settings&
   cluster->owned = std::move(opened.heap);
   cluster->heap = cluster->owned.get();
   cluster->recoverable = &cluster->heap->recoverable();
-  const bool alone = cluster->heap->alone();
-  BTD_ASSIGN(cluster->track, Track::open_if_wanted(opened.dir.get(), alone));
-  if (cluster->track != nullptr) {
-    cluster->shut = std::make_unique<Recoverable>(*cluster->heap);
-    cluster->recoverable = cluster->shut.get();
-  } else if (alone) {
-    // A table that is not kept up would tell of calls that freed blocks came from.
-    unlinkat(opened.dir.get(), kTrackFile, 0);
-  }
+  if (settings.watched) BTD_TRY(start_watching(*cluster, opened.dir.get()));
   cluster->base = cluster->files->base();
   cluster->gc_threads = settings.gc_threads;
   cluster->heap->set_pointer_bias(reinterpret_cast<std::uintptr_t>(cluster->base));
@@ -296,6 +291,7 @@ bool alone() {
     each.store(nullptr);
     cluster->heap = nullptr;
     cluster->recoverable = nullptr;
+    finish_watching(*cluster);
     static_cast<void>(cluster->owned->close());
     keep_handle(cluster);
   }
@@ -371,6 +367,7 @@ Status close_cluster(btd_cluster* cluster) {
   }
   // A heap that could not be recovered stays unclean, to be recovered by the next open.
   Status closed = cluster->recovery.wait();
+  finish_watching(*cluster);
   if (closed) closed = cluster->owned->close();
   g_windows[cluster->files->window()].store(nullptr);
   delete cluster;
@@ -381,11 +378,17 @@ Status reclaim(btd_cluster& cluster) {
   BTD_ASSIGN(const TypeLayouts types, cluster.names->layouts());
   const NoSignals quiet;  // for the threads that mark
   const Marking::Options options{.threads = cluster.gc_threads, .types = &types};
-  if (cluster.heap->needs_recovery()) return cluster.heap->recover(options);
-  // Nobody comes meanwhile.
-  BTD_ASSIGN(const Door door, Door::enter(cluster.files->users()));
-  BTD_TRY(cluster.heap->collect());
-  return cluster.heap->recover(options);
+  before_reclaim(cluster);
+  if (cluster.heap->needs_recovery()) {
+    BTD_TRY(cluster.heap->recover(options));
+  } else {
+    // Nobody comes meanwhile.
+    BTD_ASSIGN(const Door door, Door::enter(cluster.files->users()));
+    BTD_TRY(cluster.heap->collect());
+    BTD_TRY(cluster.heap->recover(options));
+  }
+  after_reclaim(cluster);
+  return {};
 }
 
 Error unusable(const btd_cluster* cluster) {

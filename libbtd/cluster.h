@@ -1,7 +1,7 @@
 // btd_cluster: an open heap of this process, as the C calls see it.
 //
 // Opens and closes are one at a time, under one lock; all else goes straight to the heap. The first
-// two fields are all that allocation reads. Where calls are recorded (BTD_TRACK), the first is an
+// two fields are all that allocation reads. Where calls are watched (watching.h), the first is an
 // engine that serves nothing, so that each call takes the long way; the fast one stays as it is.
 #pragma once
 
@@ -18,11 +18,11 @@
 #include "libbtd/names.h"
 #include "libbtd/placement.h"
 #include "libbtd/recovery.h"
-#include "libbtd/track.h"
+#include "libbtd/watching.h"
 #include "libbtd/windows.h"
 
 struct btd_cluster {
-  btd::Recoverable* recoverable = nullptr;  // of the heap, or `shut`; null where the heap is
+  btd::Recoverable* recoverable = nullptr;  // of the heap, or a shut one; null where the heap is
   std::byte* base = nullptr;
   btd::Heap* heap = nullptr;  // null: closed, or the parent process's
 
@@ -33,9 +33,8 @@ struct btd_cluster {
   std::unique_ptr<btd::HeapFiles> files;
   std::unique_ptr<btd::Heap> owned;
   std::unique_ptr<btd::Names> names;
-  std::unique_ptr<btd::Track> track;       // null: calls are not recorded
-  std::unique_ptr<btd::Recoverable> shut;  // its fast paths say no to everything
-  btd::Recovery recovery;                  // gone before what it works on
+  btd::Watching watching;
+  btd::Recovery recovery;  // gone before what it works on
   unsigned gc_threads = 0;
   btd::Persist::Counters at_open;
 
@@ -82,9 +81,11 @@ template <class Take>
 void* allocated(btd_cluster* cluster, std::size_t bytes, const void* caller, Take&& take) {
   if (bytes > kWindowBytes)
     return no_block(ENOSPC, "A block of " + std::to_string(bytes) + " bytes fits no heap.");
-  const Result<Offset> block = take(std::max<std::size_t>(bytes, 1));
+  bytes = std::max<std::size_t>(bytes, 1);
+  const Result<Offset> block = take(bytes);
   if (!block) return no_block(block.error());
-  if (cluster->track != nullptr) cluster->track->note(*block, caller);
+  const Watching& watching = cluster->watching;
+  if (watching.track != nullptr) watching.track->note(*block, caller);
   return cluster->base + *block;
 }
 // The heap in whose arenas [at, at + bytes) lies; else null and the error is set.

@@ -33,6 +33,7 @@ class HeapFiles final : public ArenaSource {
     std::uint64_t arena_bytes = 0;  // what one may grow to: a multiple of kStepBytes
     std::uint64_t max_bytes = 0;    // what all may take on the file system; 0: no limit
     bool flush = true;              // false: what is stored need only outlive the process
+    bool fast_frees = true;         // false: btd_free() finds no segment at once
   };
 
   // What arena.0 says of itself.
@@ -64,7 +65,9 @@ class HeapFiles final : public ArenaSource {
   [[nodiscard]] std::uint64_t used_bytes(std::uint32_t arena) override;
   Persist& persist() override { return *persist_; }
   Users& users() override { return *users_; }
-  std::atomic<std::uint64_t>* cells() override { return g_cells + plan_.window * kWindowCells; }
+  std::atomic<std::uint64_t>* cells() override {
+    return plan_.fast_frees ? g_cells + plan_.window * kWindowCells : nullptr;
+  }
 
   [[nodiscard]] unsigned window() const { return plan_.window; }
   // In a child after fork: closes what it inherited and forgets the mappings, which it has not.

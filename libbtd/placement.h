@@ -21,6 +21,7 @@ struct Settings {
   unsigned gc_threads = 0;
   bool create = true;
   bool own_directory = false;  // made if absent, for this user alone
+  bool watched = true;         // by what looks at C calls, where that is asked for
 };
 
 // Errors: EINVAL a field is wrong, and which.

@@ -115,7 +115,8 @@ BTD_API BTD_MALLOC void* btd_aligned_alloc(struct btd_cluster* cluster, size_t a
 /* Frees a block of btd_malloc and its kin; of any heap, from any thread. NULL does nothing. What is
  * no such block (foreign, interior or freed before) changes nothing: errno is EINVAL,
  * btd_strerror() says what it is, and so does standard error, once for each kind, unless BTD_QUIET
- * is set. errno is left alone otherwise. */
+ * is set. With BTD_GUARD (libbtd(7)), a block that was overrun is told of and stays: EUCLEAN. errno
+ * is left alone otherwise. */
 BTD_API void btd_free(void* block);
 /* What may be used of a block of any contract. 0 and EINVAL for what is no block. */
 BTD_API size_t btd_usable_size(const void* block);

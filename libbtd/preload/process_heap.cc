@@ -204,6 +204,7 @@ Result<Settings> place(const char* name) {
   named.gc_threads = 1;
   BTD_ASSIGN(Settings kept, read_config(named));
   kept.own_directory = settings.own_directory;
+  kept.watched = false;
   return kept;
 }
 
