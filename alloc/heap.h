@@ -202,6 +202,12 @@ class Heap {
   Status collect();
 
   // --- Several users of one heap.
+  [[nodiscard]] std::uint32_t arenas() const { return table_.arenas(); }
+  [[nodiscard]] bool owns_arena(std::uint32_t arena) const { return table_.owns(arena); }
+  // How far an arena that there is, of whomever, has memory.
+  [[nodiscard]] std::uint64_t memory_of(std::uint32_t arena) const {
+    return table_.geometry(arena).segments_offset + table_.grown(arena) * kSegmentBytes;
+  }
   // The lock of what libbtd keeps in the heap. Errors: ETIMEDOUT.
   Result<SharedHold> lock_names() {
     return SharedHold::take(shared().names, locks_, "the names of the heap");

@@ -126,9 +126,13 @@ void free_for(btd_cluster* cluster, void* block, const void* caller) {
       return 0;
     }
     const Offset at = cluster->offset_of(block);
+    Memcheck* const memcheck = cluster->watching.memcheck.get();
+    PendingFrees pending;
+    pending.add(memcheck, at);
     const Status freed = release(*cluster, at, caller);
-    if (freed) return 0;
-    if (freed.error().code == EUCLEAN) {
+    if (freed) {
+      pending.done(memcheck);
+    } else if (freed.error().code == EUCLEAN) {
       set_error(freed.error());
     } else if (freed.error().code == EBUSY) {
       complain(Misuse::kUnrecovered, EBUSY,
@@ -170,8 +174,11 @@ void* reallocate(btd_cluster* cluster, void* block, std::size_t bytes, const voi
   if (guard != nullptr && !guard->intact(old.offset())) return no_block(EUCLEAN, kOverrun);
   // It stays where it is unless that would waste half of it.
   if (bytes <= old.bytes() && bytes >= old.bytes() / 2 &&
-      (guard == nullptr || guard->resize(old.offset(), bytes)))
+      (guard == nullptr || guard->resize(old.offset(), bytes))) {
+    Memcheck* const memcheck = cluster->watching.memcheck.get();
+    if (memcheck != nullptr) memcheck->resized(old.offset(), bytes);
     return block;
+  }
   void* moved = try_allocate(cluster, bytes);
   if (moved == nullptr) moved = allocate_slowly(cluster, bytes, caller);
   if (moved == nullptr) return nullptr;

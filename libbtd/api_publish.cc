@@ -11,22 +11,38 @@ namespace {
 
 constexpr std::size_t kFewActions = 64;  // converted on the stack
 
+// The journal stored to the word.
+void note_stored(const btd_cluster& cluster, Offset word) {
+  const Memcheck* const memcheck = cluster.watching.memcheck.get();
+  if (memcheck != nullptr) memcheck->stored(word, kWordBytes);
+}
+
 void* malloc_to(void* dest, std::size_t bytes, const void* caller) {
   btd_cluster* const cluster = cluster_holding(dest, sizeof(void*));
   if (cluster == nullptr) return nullptr;
-  return allocated(cluster, bytes, caller, [&](std::size_t size) {
+  void* const block = allocated(cluster, bytes, caller, [&](std::size_t size) {
     return cluster->heap->allocate_to(cluster->offset_of(dest), size);
   });
+  if (block != nullptr) note_stored(*cluster, cluster->offset_of(dest));
+  return block;
 }
 
 int free_from(void* dest) {
   btd_cluster* const cluster = cluster_holding(dest, sizeof(void*));
   if (cluster == nullptr) return -1;
   const Offset word = cluster->offset_of(dest);
-  const Status freed = cluster->heap->free_from(word);
-  if (freed) return 0;
-  // A NULL is nothing to free, as for free(3).
   const bool readable = word % kWordBytes == 0 && cluster->heap->block_of(word).segment != nullptr;
+  Memcheck* const memcheck = cluster->watching.memcheck.get();
+  PendingFrees pending;
+  if (memcheck != nullptr && readable)
+    pending.add(memcheck, cluster->offset_of(*static_cast<void* const*>(dest)));
+  const Status freed = cluster->heap->free_from(word);
+  if (freed) {
+    pending.done(memcheck);
+    note_stored(*cluster, word);
+    return 0;
+  }
+  // A NULL is nothing to free, as for free(3).
   if (readable && *static_cast<void* const*>(dest) == nullptr) return 0;
   return failed(freed.error());
 }
@@ -69,7 +85,18 @@ int publish(btd_cluster& cluster, std::span<const btd_action> actions) {
   for (std::size_t i = 0; i < actions.size(); ++i) {
     if (!convert(cluster, actions[i], all[i])) return -1;
   }
-  return to_int(cluster.heap->publish(all));
+  Memcheck* const memcheck = cluster.watching.memcheck.get();
+  PendingFrees pending;
+  for (const Heap::Action& action : all) {
+    if (action.kind == Heap::Action::Kind::kFree) pending.add(memcheck, action.at);
+  }
+  const Status published = cluster.heap->publish(all);
+  if (!published) return failed(published.error());
+  pending.done(memcheck);
+  for (const Heap::Action& action : all) {
+    if (action.kind == Heap::Action::Kind::kSet) note_stored(cluster, action.at);
+  }
+  return 0;
 }
 
 }  // namespace
@@ -101,7 +128,13 @@ int btd_cancel(void* reserved) {
   return guarded(-1, [&] {
     btd_cluster* const cluster = btd::cluster_holding(reserved, 1);
     if (cluster == nullptr) return -1;
-    return btd::to_int(cluster->heap->cancel(cluster->offset_of(reserved)));
+    btd::Memcheck* const memcheck = cluster->watching.memcheck.get();
+    btd::PendingFrees pending;
+    pending.add(memcheck, cluster->offset_of(reserved));
+    const btd::Status cancelled = cluster->heap->cancel(cluster->offset_of(reserved));
+    if (!cancelled) return btd::failed(cancelled.error());
+    pending.done(memcheck);
+    return 0;
   });
 }
 

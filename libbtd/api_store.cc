@@ -13,7 +13,9 @@ void* store(void* to, const void* from, std::size_t bytes) {
   if (!may_store(*cluster, cluster->offset_of(to), bytes)) [[unlikely]]
     return no_block(EINVAL, "The range is not inside the bytes that were asked for of a block.");
   const Status done = cluster->heap->copy(cluster->offset_of(to), from, bytes);
-  return done ? to : no_block(done.error());
+  if (!done) return no_block(done.error());
+  annotate::copy_state(to, from, bytes);
+  return to;
 }
 
 int drained(btd_cluster* cluster) {
@@ -29,6 +31,7 @@ using btd::guarded;
 extern "C" {
 
 void* btd_memcpy(void* to, const void* from, size_t bytes) {
+  btd::annotate::needs(from, bytes);
   return guarded(static_cast<void*>(nullptr), [&] { return btd::store(to, from, bytes); });
 }
 

@@ -56,9 +56,15 @@ ThreadTx* current_on(const void* at, std::size_t bytes, Offset& off) {
   return mine;
 }
 
+// Null where nobody listens.
+Memcheck* memcheck_of(const ThreadTx& mine) {
+  return mine.cluster.load(std::memory_order_relaxed)->watching.memcheck.get();
+}
+
 // The outermost level ends.
 int finish(ThreadTx& mine, Status status) {
   mine.tx.reset();
+  mine.told.end(memcheck_of(mine), status.has_value());
   mine.depth = 0;
   mine.cluster.store(nullptr);
   mine.result = status ? 0 : status.error().code;
@@ -80,10 +86,15 @@ int abort() {
   ThreadTx& mine = this_thread_tx();
   if (mine.depth == 0) return failed(EINVAL, kNoneOpen);
   mine.tx.reset();  // all of it, at any depth
+  mine.told.end(memcheck_of(mine), false);
   if (--mine.depth > 0) return 0;
   mine.cluster.store(nullptr);
   mine.result = ECANCELED;
   return 0;
+}
+
+void note_stored(ThreadTx& mine, Offset at, std::size_t bytes) {
+  if (memcheck_of(mine) != nullptr) mine.told.stored.emplace_back(at, bytes);
 }
 
 // A few words one by one, each as the transaction has it with the new bytes in it: so a word may
@@ -93,6 +104,7 @@ int set(void* at, const void* from, std::size_t bytes) {
   Offset off = 0;
   ThreadTx* const mine = current_on(at, bytes, off);
   if (mine == nullptr) return -1;
+  note_stored(*mine, off, bytes);
   const Offset first = off / kWordBytes * kWordBytes;
   if (off + bytes - first > kFewWords * kWordBytes) {
     const Result<std::byte*> copy = mine->tx->edit(first, off + bytes - first);
@@ -135,11 +147,14 @@ void* btd_tx_add(void* at, size_t bytes) {
     btd::ThreadTx* const mine = btd::current_on(at, bytes, off);
     if (mine == nullptr) return nullptr;
     const btd::Result<std::byte*> copy = mine->tx->edit(off, bytes);
-    return copy ? *copy : btd::no_block(copy.error());
+    if (!copy) return btd::no_block(copy.error());
+    btd::note_stored(*mine, off, bytes);
+    return *copy;
   });
 }
 
 int btd_tx_set(void* at, const void* from, size_t bytes) {
+  btd::annotate::needs(from, bytes);
   return guarded(-1, [&] { return btd::set(at, from, bytes); });
 }
 
@@ -166,8 +181,11 @@ void* btd_tx_alloc(size_t bytes) {
   return guarded(static_cast<void*>(nullptr), [&]() -> void* {
     btd::ThreadTx* const mine = btd::current();
     if (mine == nullptr) return nullptr;
-    return btd::allocated(mine->cluster.load(), bytes, caller,
-                          [&](size_t size) { return mine->tx->alloc(size); });
+    btd_cluster* const cluster = mine->cluster.load();
+    void* const block =
+        btd::allocated(cluster, bytes, caller, [&](size_t size) { return mine->tx->alloc(size); });
+    if (block != nullptr) mine->told.fresh.add(btd::memcheck_of(*mine), cluster->offset_of(block));
+    return block;
   });
 }
 
@@ -175,7 +193,11 @@ int btd_tx_free(void* block) {
   return guarded(-1, [&] {
     btd::Offset off = 0;
     btd::ThreadTx* const mine = btd::current_on(block, 1, off);
-    return mine == nullptr ? -1 : btd::to_int(mine->tx->free(off));
+    if (mine == nullptr) return -1;
+    const btd::Status freed = mine->tx->free(off);
+    if (!freed) return btd::failed(freed.error());
+    mine->told.freed.add(btd::memcheck_of(*mine), off);
+    return 0;
   });
 }
 

@@ -240,6 +240,7 @@ Result<std::unique_ptr<btd_cluster>> make_cluster(Opened opened, const Settings&
     BTD_ASSIGN(TypeLayouts types, cluster->names->layouts());
     cluster->recovery.start(*cluster->heap, std::move(types), settings.gc_threads);
   }
+  watch_old_blocks(*cluster);
   return cluster;
 }
 

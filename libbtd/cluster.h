@@ -42,6 +42,7 @@ struct btd_cluster {
     return static_cast<btd::Offset>(static_cast<const std::byte*>(at) - base);
   }
   [[nodiscard]] bool holds(const void* at, std::size_t bytes) const {
+    const btd::annotate::Quiet quiet;  // it reads the heap's header
     return at >= base && heap->contains(offset_of(at), bytes);
   }
 };
@@ -71,6 +72,8 @@ Status reclaim(btd_cluster& cluster);
 [[nodiscard]] inline bool recovered(btd_cluster* cluster) {
   if (!usable(cluster)) return false;
   const Status done = cluster->recovery.wait();
+  if (cluster->watching.memcheck != nullptr) [[unlikely]]
+    watch_others(*cluster);
   if (done) return true;
   set_error(done.error());
   return false;
@@ -86,6 +89,8 @@ void* allocated(btd_cluster* cluster, std::size_t bytes, const void* caller, Tak
   if (!block) return no_block(block.error());
   const Watching& watching = cluster->watching;
   if (watching.track != nullptr) watching.track->note(*block, caller);
+  if (watching.memcheck != nullptr)
+    watching.memcheck->allocated(cluster->heap->slot_of(*block), bytes);
   return cluster->base + *block;
 }
 // The heap in whose arenas [at, at + bytes) lies; else null and the error is set.

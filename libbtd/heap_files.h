@@ -66,7 +66,7 @@ class HeapFiles final : public ArenaSource {
   Persist& persist() override { return *persist_; }
   Users& users() override { return *users_; }
   std::atomic<std::uint64_t>* cells() override {
-    return plan_.fast_frees ? g_cells + plan_.window * kWindowCells : nullptr;
+    return plan_.fast_frees && g_cells != nullptr ? g_cells + plan_.window * kWindowCells : nullptr;
   }
 
   [[nodiscard]] unsigned window() const { return plan_.window; }

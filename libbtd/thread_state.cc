@@ -55,6 +55,7 @@ void forget_transaction() {
   new (&mine.tx) std::optional<Tx>;
   mine.cluster.store(nullptr);
   mine.depth = 0;
+  new (&mine.told) ToldOfTx;
 }
 
 }  // namespace btd

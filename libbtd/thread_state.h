@@ -10,10 +10,29 @@
 #include <optional>
 
 #include "alloc/heap.h"
+#include "libbtd/memcheck.h"
 
 struct btd_cluster;
 
 namespace btd {
+
+// What Memcheck is to hear of a transaction when it ends; empty where it does not listen.
+struct ToldOfTx {
+  PendingFrees fresh;  // the heap's again if it does not commit
+  PendingFrees freed;  // if it does
+  std::vector<std::pair<Offset, std::size_t>> stored;
+
+  void end(Memcheck* memcheck, bool committed) {
+    if (memcheck == nullptr) return;
+    if (committed) {
+      for (const auto& [at, bytes] : stored) memcheck->stored(at, bytes);
+    }
+    (committed ? freed : fresh).done(memcheck);
+    freed.clear();
+    fresh.clear();
+    stored.clear();
+  }
+};
 
 struct ThreadTx {
   ThreadTx();
@@ -24,6 +43,7 @@ struct ThreadTx {
   std::atomic<btd_cluster*> cluster{nullptr};  // null: none is open
   std::optional<Tx> tx;                        // none, though one is open: it was aborted inside
   unsigned depth = 0;
+  ToldOfTx told;
   int result = 0;  // of the last outermost one: 0, or an errno
 };
 

@@ -2,13 +2,14 @@
 
 #include <unistd.h>
 
+#include "alloc/annotate.h"
 #include "libbtd/cluster.h"
 
 namespace btd {
 
 bool frees_watched() {
   const Result<bool> guard = Guard::wanted();
-  return guard && *guard;
+  return annotate::running() || (guard && *guard);
 }
 
 Status start_watching(btd_cluster& cluster, int dirfd) {
@@ -19,14 +20,29 @@ Status start_watching(btd_cluster& cluster, int dirfd) {
   if (watching.track == nullptr && alone) unlinkat(dirfd, kTrackFile, 0);
   BTD_ASSIGN(const bool guard, Guard::wanted());
   if (guard) watching.guard = Guard::start(*cluster.heap, cluster.name);
-  if (watching.track == nullptr && watching.guard == nullptr) return {};
+  watching.memcheck = Memcheck::start_if_running(*cluster.files, *cluster.heap);
+  if (watching.track == nullptr && watching.guard == nullptr && watching.memcheck == nullptr)
+    return {};
   watching.shut = std::make_unique<Recoverable>(*cluster.heap);
   cluster.recoverable = watching.shut.get();
   return {};
 }
 
+void watch_old_blocks(btd_cluster& cluster) {
+  if (cluster.watching.memcheck == nullptr) return;
+  static_cast<void>(cluster.recovery.wait());  // it fails for who asks for old blocks
+  cluster.watching.memcheck->adopt();
+}
+
+void watch_others(btd_cluster& cluster) {
+  const annotate::Quiet quiet;
+  cluster.watching.memcheck->look_at_others();
+}
+
 void finish_watching(btd_cluster& cluster) {
+  const annotate::Quiet quiet;
   if (cluster.watching.guard != nullptr) cluster.watching.guard->finish();
+  cluster.watching.memcheck.reset();
 }
 
 void before_reclaim(btd_cluster& cluster) {
@@ -35,6 +51,7 @@ void before_reclaim(btd_cluster& cluster) {
 
 void after_reclaim(btd_cluster& cluster) {
   if (cluster.watching.guard != nullptr) cluster.watching.guard->forget_reclaimed();
+  if (cluster.watching.memcheck != nullptr) cluster.watching.memcheck->forget_reclaimed();
 }
 
 std::size_t usable_bytes(const btd_cluster& cluster, const Slot& block) {
@@ -42,11 +59,14 @@ std::size_t usable_bytes(const btd_cluster& cluster, const Slot& block) {
   if (watching.guard != nullptr && block.segment->recoverable()) {
     if (const auto bytes = watching.guard->bytes(block.offset())) return *bytes;
   }
+  if (watching.memcheck != nullptr) {
+    if (const auto bytes = watching.memcheck->bytes(block.offset())) return *bytes;
+  }
   return block.bytes();
 }
 
 bool may_store(const btd_cluster& cluster, Offset at, std::size_t bytes) {
-  if (cluster.watching.guard == nullptr) return true;
+  if (cluster.watching.guard == nullptr && cluster.watching.memcheck == nullptr) return true;
   const Slot slot = cluster.heap->slot_of(at);
   if (slot.segment == nullptr) return true;
   if (is_kept_by_guard(cluster, slot)) return false;

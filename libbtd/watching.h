@@ -1,5 +1,5 @@
-// Watching: what looks at each call, where that is asked for: the table of call sites (BTD_TRACK)
-// and the guard (BTD_GUARD).
+// Watching: what looks at each call, where that is asked for: the table of call sites (BTD_TRACK),
+// the guard (BTD_GUARD), and Memcheck.
 //
 // Each is null where it is not wanted. With any of them the fast paths of the heap are shut, so
 // that every call takes the long way, which asks for them; without, the fast paths are the same
@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "libbtd/guard.h"
+#include "libbtd/memcheck.h"
 #include "libbtd/track.h"
 
 struct btd_cluster;
@@ -18,6 +19,7 @@ namespace btd {
 
 struct Watching {
   std::unique_ptr<Track> track;
+  std::unique_ptr<Memcheck> memcheck;
   std::unique_ptr<Guard> guard;
   std::unique_ptr<Recoverable> shut;  // its fast paths say no to everything; null: nobody looks
 };
@@ -26,6 +28,10 @@ struct Watching {
 [[nodiscard]] bool frees_watched();
 // Errors: EINVAL a variable of the environment is wrong; what the table's file met.
 Status start_watching(btd_cluster& cluster, int dirfd);
+// The heap is recovered, or is not going to be before the program says so.
+void watch_old_blocks(btd_cluster& cluster);
+// Where Memcheck listens: other processes may have allocated meanwhile.
+void watch_others(btd_cluster& cluster);
 // The heap is about to be closed: nobody uses it.
 void finish_watching(btd_cluster& cluster);
 // Around a collection.
