@@ -10,7 +10,7 @@ readonly BUILD_PACKAGES=(
 )
 readonly TEST_PACKAGES=(
   clang-tidy-19 clang-format-19 shellcheck mandoc
-  fio attr acl e2fsprogs
+  fio attr acl e2fsprogs valgrind
   sqlite3 redis-server redis-tools stress-ng # programs to run on our malloc
 )
 readonly BENCH_PACKAGES=(

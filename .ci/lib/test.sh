@@ -73,6 +73,12 @@ test_sanitizers() {
   fi
 }
 
+# Only libbtd and the programs that use it badly: a minute.
+test_memcheck() {
+  build_for_tests valgrind memcheck_suites || return 0
+  run_ctest "memcheck" valgrind "$BTD_JOBS" --label-regex '^memcheck$' --tests-regex told
+}
+
 sources() { git -C "$BTD_ROOT" ls-files --cached --others --exclude-standard -- "$@"; }
 format_is_clean() {
   (cd "$BTD_ROOT" && sources '*.cc' '*.h' '*.c' | xargs clang-format-19 --dry-run --Werror)
@@ -96,6 +102,7 @@ cmd_test() {
   check lint "Shell scripts (shellcheck)" scripts_are_clean
   test_release
   test_sanitizers
+  test_memcheck
   check lint "clang-tidy" tidy_is_clean
   verdict
 }
