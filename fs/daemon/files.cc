@@ -158,6 +158,17 @@ Result<SharedFd> FileTable::descriptor(InodeId id) {
   return shared;
 }
 
+Result<UniqueFd> FileTable::descriptor_to_pass(InodeId id, int flags) {
+  if (!passthrough())
+    return fail(EOPNOTSUPP, "files go through the page cache here, not to their backing files");
+  // Under the lock the data of an open file cannot go, and open() make an empty file in its place.
+  std::lock_guard lock(stripe(id));
+  const auto entry = state_.find(id);
+  if (!entry || entry->opens == 0 || (entry->flags & kStateDataGone) != 0)
+    return fail(ESTALE, "the file is not open any more; open it again");
+  return backing_.open(id, flags);
+}
+
 void FileTable::drop_descriptor(InodeId id) {
   std::lock_guard lock(cache_mutex_);
   auto found = cache_index_.find(id);

@@ -58,6 +58,10 @@ class FileTable {
   // The backing file, open for reading and writing, for calls that come to the daemon.
   Result<SharedFd> descriptor(InodeId id);
 
+  // A descriptor of its own for a program that has `id` open. Errors: ESTALE nobody has; EOPNOTSUPP
+  // without passthrough, since the kernel's pages are not the backing file's then.
+  Result<UniqueFd> descriptor_to_pass(InodeId id, int flags);
+
   // After a restart: finishes what the earlier worker had begun to drop, and drops those of
   // `orphans` (as they were before this worker served) that the kernel does not know.
   void recover(const std::vector<InodeId>& orphans);

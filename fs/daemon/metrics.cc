@@ -53,6 +53,8 @@ std::string_view opcode_name(std::uint32_t opcode) {
       return "release";
     case proto::kFsync:
       return "fsync";
+    case proto::kIoctl:
+      return "ioctl";
     case proto::kFsyncdir:
       return "fsyncdir";
     case proto::kSetxattr:

@@ -1,6 +1,7 @@
 // Handlers of open files. With passthrough, reads, writes and mappings never come here; what does
 // come acts on the backing file itself, so both views are one.
 #include <fcntl.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -53,6 +54,7 @@ void open(fuse_req_t req, fuse_ino_t id, fuse_file_info* fi) {
   if (!backing_id) return reply_error(req, backing_id.error().code);
   scope.reached(KillPoint::kCounted);
   fi->backing_id = *backing_id;
+  fi->fh = handle_of_open(fi->flags);
   // Writes to such a file must be seen, to clear the bits; its mappings are still passed through.
   fi->direct_io = *backing_id != 0 && (inode->mode & (S_ISUID | S_ISGID)) != 0;
   fi->keep_cache = *backing_id == 0;
@@ -162,6 +164,24 @@ void fallocate(fuse_req_t req, fuse_ino_t id, int mode, off_t offset, off_t leng
   reply_ok(req);
 }
 
+// The one thing that a program asks an open file for by ioctl: a ticket for its backing file.
+void ioctl(fuse_req_t req, fuse_ino_t id, unsigned command, void*, fuse_file_info* fi, unsigned,
+           const void*, std::size_t, std::size_t room) {
+  Server& s = server(req);
+  const RequestScope scope(s.metrics, s.state.header(), proto::kIoctl, id, "");
+  backing::Ticket ticket;
+  if (is_virtual(id) || command != backing::kTakeTicket) return reply_error(req, ENOTTY);
+  if (s.backing_socket.empty()) return reply_error(req, EOPNOTSUPP);
+  if (room < sizeof ticket) return reply_error(req, EINVAL);
+  auto inode = s.names.get(id);
+  if (!inode) return reply_error(req, ESTALE);
+  if (auto flags = backing_flags(fi->fh, inode->mode); !flags)
+    return reply_error(req, flags.error().code);
+  if (getrandom(&ticket, sizeof ticket, 0) != sizeof ticket) return reply_error(req, EIO);
+  s.tickets->add(ticket, Grant{id, fi->fh}, monotonic_ns());
+  fuse_reply_ioctl(req, 0, &ticket, sizeof ticket);
+}
+
 void lseek(fuse_req_t req, fuse_ino_t id, off_t offset, int whence, fuse_file_info*) {
   Server& s = server(req);
   const RequestScope scope(s.metrics, s.state.header(), proto::kLseek, id, "");
@@ -201,6 +221,7 @@ void install_data_ops(fuse_lowlevel_ops& ops) {
   ops.write = write;
   ops.fsync = fsync;
   ops.fallocate = fallocate;
+  ops.ioctl = ioctl;
   ops.lseek = lseek;
   ops.copy_file_range = copy_file_range;
 }

@@ -1,5 +1,6 @@
 // Handlers of extended attributes: those that people store, and user.btd.*, which describe a file.
 //   user.btd.home, .mode, .backing, .id   read-only, of regular files
+//   user.btd.socket                       read-only, of regular files, where there is a socket
 //   user.btd.sparse                       "1" or "0", of regular files and directories
 // There are no POSIX ACLs: system.* is not supported.
 #include <sys/xattr.h>
@@ -15,6 +16,7 @@ namespace {
 
 constexpr std::string_view kOwn = "user.btd.";
 constexpr std::string_view kSparse = "user.btd.sparse";
+constexpr std::string_view kSocket = "user.btd.socket";
 constexpr std::string_view kReadOnly[] = {"user.btd.home", "user.btd.mode", "user.btd.backing",
                                           "user.btd.id"};
 
@@ -34,6 +36,7 @@ Result<std::string> own_value(const Server& s, InodeId id, std::string_view name
   if (name == kReadOnly[1]) return std::string("direct");
   if (name == kReadOnly[2]) return BackingStore::path(id);
   if (name == kReadOnly[3]) return std::to_string(id);
+  if (name == kSocket && !s.backing_socket.empty()) return s.backing_socket;
   return fail(ENODATA);
 }
 
@@ -73,8 +76,10 @@ Result<std::string> all_names(const Server& s, InodeId id) {
   BTD_ASSIGN(const auto stored, s.names.list_xattrs(id));
   std::string names;
   for (const std::string& name : stored) names.append(name).push_back('\0');
-  if (inode.is_file())
+  if (inode.is_file()) {
     for (std::string_view name : kReadOnly) names.append(name).push_back('\0');
+    if (!s.backing_socket.empty()) names.append(kSocket).push_back('\0');
+  }
   if ((inode.flags & kInodeSparse) != 0) names.append(kSparse).push_back('\0');
   return names;
 }

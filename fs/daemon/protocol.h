@@ -79,6 +79,7 @@ enum Opcode : std::uint32_t {
   kCreate = 35,
   kInterrupt = 36,
   kDestroy = 38,
+  kIoctl = 39,
   kBatchForget = 42,
   kFallocate = 43,
   kReaddirplus = 44,

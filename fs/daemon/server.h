@@ -14,6 +14,7 @@
 #include <optional>
 #include <string>
 
+#include "fs/daemon/backing_grant.h"
 #include "fs/daemon/daemon.h"
 #include "fs/daemon/files.h"
 #include "fs/daemon/parents.h"
@@ -39,6 +40,8 @@ struct Server {
   Metrics& metrics;
   VirtualTree* virtual_tree = nullptr;
   Parents* parents = nullptr;
+  Tickets* tickets = nullptr;
+  std::string backing_socket;      // where tickets are good; empty: nowhere
   std::string passthrough_reason;  // why there is none; empty if there is
   bool over_io_uring = false;
   std::string transport_note;  // what became of a request for io_uring

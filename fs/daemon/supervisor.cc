@@ -20,6 +20,7 @@
 #include <cstring>
 #include <thread>
 
+#include "fs/daemon/backing_socket.h"
 #include "fs/daemon/control.h"
 #include "fs/daemon/daemon.h"
 #include "fs/daemon/log.h"
@@ -57,6 +58,20 @@ void redirect_standard_streams() {
   if (null > 2) close(null);
 }
 
+// A worker removes its socket unless it is killed.
+class SocketRemover {
+ public:
+  explicit SocketRemover(std::string path) : path_(std::move(path)) {}
+  ~SocketRemover() {
+    if (!path_.empty()) unlink(path_.c_str());
+  }
+  SocketRemover(const SocketRemover&) = delete;
+  SocketRemover& operator=(const SocketRemover&) = delete;
+
+ private:
+  const std::string path_;
+};
+
 class Supervisor {
  public:
   Supervisor(const MountOptions& options, std::function<void()> ready)
@@ -74,6 +89,7 @@ class Supervisor {
     BTD_ASSIGN(options_.mountpoint, absolute(options_.mountpoint, "mount point"));
     BTD_ASSIGN(PoolLock lock, PoolLock::acquire(options_.pool));
     lock_fd_ = lock.fd();
+    const SocketRemover remover(BackingSocket::path_of(lock_fd_));  // while the lock is held
     BTD_TRY(prepare());
     BTD_TRY(start_worker(false));
     while (!done_) {

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 
+#include "fs/daemon/backing_socket.h"
 #include "fs/daemon/control.h"
 #include "fs/daemon/log.h"
 #include "fs/daemon/loop.h"
@@ -138,6 +139,7 @@ class Worker {
     virtual_tree_ = std::make_unique<VirtualTree>(*server_);
     server_->virtual_tree = virtual_tree_.get();
     server_->parents = &parents_;
+    server_->tickets = &tickets_;
     server_->started_ns = monotonic_ns();
     session_ = new_session(*server_);
     const std::string device = "/dev/fd/" + std::to_string(fuse_fd_);
@@ -145,6 +147,7 @@ class Worker {
       return fail(EIO, "libfuse cannot take the connection over");
     answer_init();
     choose_data_path();
+    open_backing_socket();
     BTD_ASSIGN(const auto orphans, names_->orphans());
     BTD_TRY(names_->collect_unnamed([this](InodeId id) { return pool_->backing().exists(id); },
                                     [this](InodeId id) { return pool_->backing().remove(id); }));
@@ -179,6 +182,29 @@ class Worker {
     if (!files_->passthrough())
       spdlog::info("files go through the page cache: {}", server_->passthrough_reason);
     if (server_->protocol_minor >= proto::kPruneMinor) files_->enable_prune();
+  }
+
+  // Before any request is served: who gets a ticket from this worker finds this worker's socket.
+  void open_backing_socket() {
+    const std::string path = BackingSocket::path_of(lock_fd_);
+    if (!files_->passthrough() || path.empty()) return;
+    auto opened = BackingSocket::open(
+        path, [this](const backing::Ticket& ticket) { return pass_backing(ticket); });
+    if (!opened) {
+      spdlog::warn("programs get no backing files: {}", opened.error().message);
+      return;
+    }
+    backing_socket_ = std::move(*opened);
+    server_->backing_socket = path;
+  }
+
+  Result<UniqueFd> pass_backing(const backing::Ticket& ticket) {
+    const auto grant = tickets_.take(ticket, monotonic_ns());
+    if (!grant) return fail(EKEYEXPIRED, "the ticket is unknown, used or too old; take another");
+    const auto inode = names_->get(grant->id);
+    if (!inode) return fail(ESTALE, "the file was removed");
+    BTD_ASSIGN(const int flags, backing_flags(grant->handle, inode->mode));
+    return files_->descriptor_to_pass(grant->id, flags);
   }
 
   void ask_for_resend() {
@@ -229,6 +255,7 @@ class Worker {
   }
 
   Result<int> finish() {
+    backing_socket_.reset();
     if (loop_) {
       loop_->stop();
       loop_->join();
@@ -252,10 +279,12 @@ class Worker {
   std::unique_ptr<FileTable> files_;
   Metrics metrics_;
   Parents parents_;
+  Tickets tickets_;
   std::unique_ptr<Server> server_;
   std::unique_ptr<VirtualTree> virtual_tree_;
   fuse_session* session_ = nullptr;  // lives until the process ends
   std::unique_ptr<RequestLoop> loop_;
+  std::unique_ptr<BackingSocket> backing_socket_;  // its thread uses the parts above
 };
 
 }  // namespace

@@ -1,13 +1,16 @@
-// The small parts of the daemon that need no mount: histograms, space, the worker's argument.
+// The small parts of the daemon that need no mount: histograms, space, the worker's argument,
+// who gets a backing file.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <span>
 #include <string>
 
 #include "alloc/unique_fd.h"
+#include "fs/daemon/backing_grant.h"
 #include "fs/daemon/companion.h"
 #include "fs/daemon/daemon.h"
 #include "fs/daemon/metrics.h"
@@ -232,6 +235,69 @@ TEST_F(SpaceTest, ZeroRangeKeepsItsNeighbours) {
   const auto refused = space::allocate(fd_.get(), FALLOC_FL_COLLAPSE_RANGE, 0, 4096);
   ASSERT_FALSE(refused);
   EXPECT_EQ(EOPNOTSUPP, refused.error().code);
+}
+
+TEST(BackingGrant, GivesTheAccessOfTheOpenAndNoMore) {
+  const std::uint32_t plain = S_IFREG | 0600;
+  for (const int flags : {O_RDONLY, O_WRONLY, O_RDWR}) {
+    const auto granted = backing_flags(handle_of_open(flags | O_APPEND | O_TRUNC | O_SYNC), plain);
+    ASSERT_TRUE(granted);
+    EXPECT_EQ(flags, *granted);
+  }
+  EXPECT_EQ(EBADF, backing_flags(handle_of_open(O_ACCMODE), plain).error().code);
+  EXPECT_EQ(EBADF, backing_flags(0, plain).error().code);  // a handle from before there were any
+  EXPECT_EQ(EBADF, backing_flags(~std::uint64_t{0}, plain).error().code);
+}
+
+TEST(BackingGrant, RefusesWhereTheViewsWouldDiffer) {
+  const std::uint64_t both = handle_of_open(O_RDWR);
+  for (const std::uint32_t type : {S_IFDIR, S_IFLNK, S_IFIFO, S_IFCHR, S_IFBLK, S_IFSOCK})
+    EXPECT_EQ(EINVAL, backing_flags(both, type | 0600).error().code);
+  EXPECT_EQ(EPERM, backing_flags(both, S_IFREG | S_ISUID | 0755).error().code);
+  EXPECT_EQ(EPERM, backing_flags(both, S_IFREG | S_ISGID | 0644).error().code);
+  EXPECT_FALSE(backing_flags(both, S_IFREG | S_ISUID | 0755).error().message.empty());
+  EXPECT_TRUE(backing_flags(both, S_IFREG | S_ISVTX | 0644));
+}
+
+TEST(BackingGrant, ReadsWholeMessagesOfItsVersionOnly) {
+  backing::Ask ask{.ticket = {{3, 4}}};
+  const auto bytes = [&] { return std::as_bytes(std::span(&ask, 1)); };
+  ASSERT_TRUE(read_ask(bytes(), false));
+  EXPECT_EQ(ask.ticket, *read_ask(bytes(), false));
+  EXPECT_EQ(EPROTO, read_ask(bytes(), true).error().code);
+  EXPECT_EQ(EPROTO, read_ask({}, false).error().code);
+  EXPECT_EQ(EPROTO, read_ask(bytes().first(sizeof ask - 1), false).error().code);
+  const backing::Ask two[2];
+  EXPECT_EQ(EPROTO, read_ask(std::as_bytes(std::span(two)), false).error().code);
+  ask.version = 2;
+  EXPECT_EQ(EPROTONOSUPPORT, read_ask(bytes(), false).error().code);
+  ask = {.magic = 0, .ticket = {}};
+  EXPECT_EQ(EPROTO, read_ask(bytes(), false).error().code);
+}
+
+TEST(Tickets, AreGoodOnceAndNotForLong) {
+  Tickets tickets;
+  const backing::Ticket first{{1, 1}}, second{{2, 2}};
+  tickets.add(first, Grant{7, kHandleReads}, 100);
+  tickets.add(second, Grant{8, kHandleWrites}, 100);
+  EXPECT_FALSE(tickets.take({{1, 2}}, 100));
+  EXPECT_FALSE(tickets.take({}, 100));  // what an unused entry looks like
+  const auto grant = tickets.take(first, 100 + Tickets::kLifeNs);
+  ASSERT_TRUE(grant);
+  EXPECT_EQ(7U, grant->id);
+  EXPECT_EQ(kHandleReads, grant->handle);
+  EXPECT_FALSE(tickets.take(first, 101));
+  EXPECT_FALSE(tickets.take(second, 101 + Tickets::kLifeNs));
+  EXPECT_FALSE(tickets.take(second, 101));
+}
+
+TEST(Tickets, KeepTheLatest) {
+  Tickets tickets;
+  for (std::uint64_t i = 1; i <= Tickets::kMost + 1; ++i)
+    tickets.add({{i, i}}, Grant{i, kHandleReads}, 0);
+  EXPECT_FALSE(tickets.take({{1, 1}}, 0));
+  for (std::uint64_t i = 2; i <= Tickets::kMost + 1; ++i)
+    EXPECT_EQ(i, tickets.take({{i, i}}, 0).value_or(Grant{}).id);
 }
 
 }  // namespace
