@@ -14,6 +14,7 @@
 #include "alloc/layout.h"
 #include "alloc/nvram.h"
 #include "alloc/segment_table.h"
+#include "libbtd/backing.h"
 
 namespace btd {
 namespace {
@@ -117,7 +118,7 @@ Result<std::unique_ptr<HeapFiles>> HeapFiles::map_all(UniqueFd dir,
       new HeapFiles(std::move(dir), std::move(users), std::move(plan)));
   BTD_TRY(reserve_window(files->plan_.window));
   files->window_held_ = true;
-  for (std::uint32_t i = 0; i < files->count(); ++i) BTD_TRY(files->map(i));
+  BTD_TRY(files->map_arenas());
   // Where the file system has huge pages. And a child has none of it.
   const std::uint64_t bytes = files->count() * files->arena_bytes();
   madvise(files->base_, bytes, MADV_HUGEPAGE);
@@ -135,7 +136,19 @@ Result<UniqueFd> HeapFiles::open_arena(std::uint32_t index) const {
                            arena_name(index) + " is not there; put the missing files back.");
 }
 
-Status HeapFiles::map(std::uint32_t index) {
+Status HeapFiles::map_arenas() {
+  for (const bool backing : {true, false}) {
+    bool have_all = true;
+    domain_.reset();
+    for (std::uint32_t i = 0; have_all && i < count(); ++i) {
+      BTD_ASSIGN(have_all, map(i, backing));
+    }
+    if (have_all) return {};
+  }
+  return {};
+}
+
+Result<bool> HeapFiles::map(std::uint32_t index, bool backing) {
   BTD_ASSIGN(const UniqueFd file, open_arena(index));
   struct stat status{};
   if (fstat(file.get(), &status) != 0) return cannot(errno, plan_.name, "fstat failed");
@@ -144,8 +157,13 @@ Status HeapFiles::map(std::uint32_t index) {
                              std::to_string(status.st_size) + " bytes, more than " +
                              std::to_string(plan_.arena_bytes) + "; restore it.");
   }
-  BTD_ASSIGN(const Nvram nvram,
-             map_nvram(file.get(), base_ + index * plan_.arena_bytes, plan_.arena_bytes));
+  UniqueFd backing_file;
+  if (backing) {
+    backing_file = backing_of(file.get());
+    if (!backing_file) return false;
+  }
+  BTD_ASSIGN(const Nvram nvram, map_nvram(backing_file ? backing_file.get() : file.get(),
+                                          base_ + index * plan_.arena_bytes, plan_.arena_bytes));
   if (!domain_) {
     domain_ = nvram.domain;
     persist_.emplace(plan_.flush ? nvram.domain : Domain::kProcess);
@@ -153,7 +171,7 @@ Status HeapFiles::map(std::uint32_t index) {
     return fail(EINVAL, "The arenas of heap " + plan_.name +
                             " lie on different kinds of storage; move them together.");
   }
-  return {};
+  return true;
 }
 
 Status HeapFiles::extend() {

@@ -81,7 +81,10 @@ class HeapFiles final : public ArenaSource {
   [[nodiscard]] static std::uint32_t arenas_of(std::uint64_t arena_bytes);
   static Result<std::unique_ptr<HeapFiles>> map_all(UniqueFd dir, std::shared_ptr<HeapUsers> users,
                                                     Plan plan);
-  Status map(std::uint32_t index);
+  // All by descriptors of one kind, so that all are made durable in one way.
+  Status map_arenas();
+  // Maps one arena, by its backing file if so wanted. False: that is not to be had.
+  Result<bool> map(std::uint32_t index, bool backing);
   [[nodiscard]] Result<UniqueFd> open_arena(std::uint32_t index) const;
   Result<int> file_of(std::uint32_t index);
   [[nodiscard]] std::uint64_t disk_bytes() const;
