@@ -226,8 +226,9 @@ class Worker {
         connection_ended_ = true;
         return;
       }
-      if (fds[1].revents != 0 && stop_signal()) return;
+      // First whether there still is a supervisor: what a signal means depends on it.
       if (fds[2].revents != 0 && told_to_stop()) return;
+      if (fds[1].revents != 0 && stop_signal()) return;
     }
   }
 
