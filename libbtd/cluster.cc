@@ -210,8 +210,11 @@ Result<Opened> open_heap(UniqueFd dir, const Settings& settings) {
   const auto until = std::chrono::steady_clock::now() + kRecoveryWait;
   for (;;) {
     Result<Opened> opened = try_open_heap(dir, settings);
-    if (opened) opened->dir = std::move(dir);
-    if (opened || opened.error().code != EAGAIN) return opened;
+    if (opened) {
+      opened->dir = std::move(dir);
+      return opened;
+    }
+    if (opened.error().code != EAGAIN) return opened;
     if (std::chrono::steady_clock::now() > until) {
       return fail(EBUSY, "Heap " + settings.heap + ": " + opened.error().message);
     }

@@ -72,13 +72,13 @@ BTD_API void btd_config_init(struct btd_config* config);
  * Several processes, 64 at most, may have one heap open: its blocks have the same addresses in all
  * and any may free them; see libbtd(7) for what holds when one of them dies.
  * Errors: EINVAL a field is wrong; EBUSY btd-heap(1) looks at it, or another process has yet to
- * recover it; EUSERS; EADDRINUSE the heap's address window is taken in this process; EACCES; ENOENT;
- * ENOSPC; EUCLEAN the heap is damaged: nothing was changed (see btd-heap(1)). */
+ * recover it; EUSERS; EADDRINUSE the heap's address window is taken in this process; EACCES;
+ * ENOENT; ENOSPC; EUCLEAN the heap is damaged: nothing was changed (see btd-heap(1)). */
 BTD_API BTD_MUST_CHECK struct btd_cluster* btd_cluster_create(struct btd_config* config);
 
-/* Closes the heap when called as often as btd_cluster_create(); the last process marks it clean. No thread may use
- * it meanwhile, no transaction may be open. NULL does nothing. At exit() open heaps are closed.
- * Errors: EIO the medium failed; EBUSY a transaction is open. */
+/* Closes the heap when called as often as btd_cluster_create(); the last process marks it clean. No
+ * thread may use it meanwhile, no transaction may be open. NULL does nothing. At exit() open heaps
+ * are closed. Errors: EIO the medium failed; EBUSY a transaction is open. */
 BTD_API int btd_cluster_destroy(struct btd_cluster* cluster);
 
 /* The open heap whose address window holds `at`; NULL, and errno left alone, where there is none.
