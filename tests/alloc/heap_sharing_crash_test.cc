@@ -6,9 +6,11 @@
 #include <memory>
 #include <random>
 #include <set>
+#include <vector>
 
 #include "alloc/crash_harness.h"
 #include "alloc/heap.h"
+#include "alloc/memory_arenas.h"
 #include "tests/alloc/heap_model.h"
 #include "tests/alloc/pinned.h"
 
@@ -178,6 +180,76 @@ TEST(HeapSharingCrash, LargeBlocksOfOthers) {
                            .max_bytes = 40000,
                            .large_every = 2});
   EXPECT_TRUE(report.ok()) << report.summary();
+}
+
+class HeapSharing : public testing::Test {
+ protected:
+  void SetUp() override {
+    source_ = std::move(*MemoryArenas::create(512 * 1024, 12));
+    auto heap = Heap::format(*source_, kSmallLanes);
+    ASSERT_TRUE(heap) << heap.error().message;
+    ASSERT_TRUE((*heap)->close());
+  }
+  std::unique_ptr<User> user(unsigned number) {
+    auto made = std::make_unique<User>(*source_, registry_, number);
+    const Status opened = made->open();
+    EXPECT_TRUE(opened) << opened.error().message;
+    return made;
+  }
+  std::unique_ptr<MemoryArenas> source_;
+  Registry registry_;
+};
+
+// What others marked on an extent of an arena that nobody had says nothing of who has it next.
+TEST_F(HeapSharing, AnExtentFreedWhileNobodyHadItIsHandedOutOnce) {
+  constexpr std::size_t kLarge = 70'000;
+  auto first = user(0);
+  auto second = user(1);
+  for (unsigned i = 1; i <= 3; ++i)
+    ASSERT_TRUE(second->heap->allocate_to(Heap::root_word(i), kLarge));
+  ASSERT_TRUE(second->heap->close());
+  second.reset();
+  for (unsigned i = 1; i <= 3; ++i) ASSERT_TRUE(first->heap->free_from(Heap::root_word(i)));
+  std::set<Offset> reserved;
+  for (int i = 0; i < 12; ++i) {
+    const auto block = first->heap->reserve(kLarge);
+    ASSERT_TRUE(block) << block.error().message;
+    EXPECT_TRUE(reserved.insert(*block).second) << "handed out twice";
+  }
+}
+
+// Blocks of contract R, large ones too, come back though they were freed while nobody had them.
+TEST_F(HeapSharing, WhatIsFreedWhileNobodyHasItComesBackWithItsArena) {
+  auto first = user(0);
+  auto second = user(1);
+  std::vector<Offset> blocks;
+  for (const std::size_t bytes : {100UL, 3000UL, 70'000UL, 70'000UL})
+    blocks.push_back(*second->heap->allocate(bytes));
+  ASSERT_TRUE(second->heap->close());
+  second.reset();
+  for (const Offset block : blocks) EXPECT_TRUE(first->heap->release(block));
+  for (const Offset block : blocks) EXPECT_EQ(first->heap->release(block).error().code, EINVAL);
+  ASSERT_TRUE(first->heap->close());
+  first.reset();
+  const auto again = Heap::open(*source_);
+  ASSERT_TRUE(again);
+  EXPECT_FALSE((*again)->needs_recovery());
+  const Heap::Stats stats = (*again)->stats();
+  EXPECT_EQ(stats.used_bytes, 0U);
+  // The extents are free again; what the small blocks lay in may stay theirs.
+  EXPECT_LE(stats.total_bytes - stats.free_segment_bytes, 3 * kSegmentBytes);
+}
+
+// The state on the medium says "clean" from then on: nobody may join who would not change that.
+TEST_F(HeapSharing, NobodyJoinsAUserWhoHasClosedTheHeap) {
+  auto first = user(0);
+  ASSERT_TRUE(first->heap->close());
+  User second(*source_, registry_, 1);
+  const Status joined = second.open();
+  ASSERT_FALSE(joined);
+  EXPECT_EQ(joined.error().code, EAGAIN);
+  first.reset();
+  EXPECT_TRUE(second.open());
 }
 
 // Memory that another freed is reused too early: the harness sees it among several as with one.
