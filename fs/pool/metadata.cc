@@ -52,8 +52,10 @@ Metadata::Persistence told(const Nvram& nvram) {
 // The heap does not know which directory it lies in.
 std::unexpected<Error> damaged(const std::string& dir, const Error& error) {
   const int code = error.code == EINVAL || error.code == ENOENT ? EUCLEAN : error.code;
-  return fail(code, "the metadata in " + dir + " cannot be used: " + error.message +
-                        "; run btd check on the pool");
+  std::string why = error.message;
+  if (why.ends_with('.')) why.pop_back();  // the sentence goes on
+  return fail(code,
+              "the metadata in " + dir + " cannot be used: " + why + "; run btd check on the pool");
 }
 
 class HeapMetadata final : public Metadata {
