@@ -11,10 +11,11 @@
 
 #include <cerrno>
 #include <cstdint>
-#include <cstring>
 #include <ctime>
+#include <span>
 
 #include "alloc/backing_protocol.h"
+#include "alloc/descriptor_message.h"
 
 namespace btd {
 namespace {
@@ -64,24 +65,11 @@ UniqueFd exchange(int socket, const backing::Ticket& ticket, const Deadline& dea
   const backing::Ask ask{.ticket = ticket};
   if (send(socket, &ask, sizeof(ask), MSG_NOSIGNAL) != sizeof(ask)) return {};
   backing::Answer answer;
-  iovec part{&answer, sizeof(answer)};
-  alignas(cmsghdr) char space[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = space;
-  message.msg_controllen = sizeof(space);
   if (!deadline.apply(socket, SO_RCVTIMEO)) return {};
-  const ssize_t got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-  if (got < 0) return {};
   UniqueFd fd;
-  const cmsghdr* header = CMSG_FIRSTHDR(&message);
-  if (header != nullptr && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
-    int number = -1;
-    std::memcpy(&number, CMSG_DATA(header), sizeof(number));
-    fd.reset(number);
-  }
-  if (got != sizeof(answer) || answer.magic != backing::kMagic ||
+  const Result<std::size_t> got =
+      receive_message(socket, std::as_writable_bytes(std::span(&answer, 1)), fd);
+  if (!got || *got != sizeof(answer) || answer.magic != backing::kMagic ||
       answer.version != backing::kVersion || answer.error != 0) {
     return {};
   }

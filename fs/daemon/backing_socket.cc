@@ -11,8 +11,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 #include <vector>
 
+#include "alloc/descriptor_message.h"
 #include "fs/daemon/backing_grant.h"
 #include "fs/daemon/metrics.h"
 
@@ -44,26 +46,6 @@ Status make_directory() {
     return fail(EPERM,
                 std::string(kDirectory) + " must be root's directory, which no other writes");
   return {};
-}
-
-void send_answer(int socket, const backing::Answer& answer, int fd) {
-  backing::Answer copy = answer;
-  iovec part{&copy, sizeof copy};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  alignas(cmsghdr) char space[CMSG_SPACE(sizeof(int))] = {};
-  if (fd >= 0) {
-    message.msg_control = space;
-    message.msg_controllen = sizeof space;
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof fd);
-    std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
-  }
-  if (sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
-    spdlog::debug("answering at the socket of backing files: {}", strerrordesc_np(errno));
 }
 
 }  // namespace
@@ -177,7 +159,11 @@ void BackingSocket::answer(int socket) const {
         fd.error().message.empty() ? strerrordesc_np(reply.error) : fd.error().message;
     reply.length = static_cast<std::uint32_t>(text.copy(reply.text, sizeof reply.text));
   }
-  send_answer(socket, reply, fd ? fd->get() : -1);
+  const Status sent =
+      send_message(socket, std::as_bytes(std::span(&reply, 1)), fd ? fd->get() : -1, MSG_DONTWAIT);
+  if (!sent)
+    spdlog::debug("answering at the socket of backing files: {}",
+                  strerrordesc_np(sent.error().code));
 }
 
 }  // namespace btd

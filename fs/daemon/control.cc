@@ -3,7 +3,10 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <cstring>
+#include <cerrno>
+#include <span>
+
+#include "alloc/descriptor_message.h"
 
 namespace btd {
 
@@ -31,52 +34,24 @@ Status send_control(int socket, Word word, int code, const std::string& text, in
   wire.code = code;
   wire.length = static_cast<std::uint32_t>(std::min(text.size(), sizeof wire.text));
   std::copy_n(text.data(), wire.length, wire.text);
-  iovec part{&wire, sizeof wire};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  alignas(cmsghdr) char space[CMSG_SPACE(sizeof(int))] = {};
-  if (fd >= 0) {
-    message.msg_control = space;
-    message.msg_controllen = sizeof space;
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof fd);
-    std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
-  }
-  ssize_t n = 0;
+  Status sent;
   do {
-    n = sendmsg(socket, &message, MSG_NOSIGNAL);
-  } while (n < 0 && errno == EINTR);
-  if (n < 0) return fail(errno);
-  return {};
+    sent = send_message(socket, std::as_bytes(std::span(&wire, 1)), fd);
+  } while (!sent && sent.error().code == EINTR);
+  return sent;
 }
 
 Result<ControlMessage> receive_control(int socket, bool wait) {
   Wire wire{};
-  iovec part{&wire, sizeof wire};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  alignas(cmsghdr) char space[CMSG_SPACE(sizeof(int))] = {};
-  message.msg_control = space;
-  message.msg_controllen = sizeof space;
-  ssize_t n = 0;
-  do {
-    n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | (wait ? 0 : MSG_DONTWAIT));
-  } while (n < 0 && errno == EINTR);
-  if (n < 0) return fail(errno == ECONNRESET ? EPIPE : errno);
-  if (n == 0) return fail(EPIPE);
   ControlMessage result;
-  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
-       header = CMSG_NXTHDR(&message, header)) {
-    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
-    int fd = -1;
-    std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
-    result.fd.reset(fd);
-  }
-  if (n != static_cast<ssize_t>(sizeof wire) || wire.length > sizeof wire.text)
+  Result<std::size_t> got;
+  do {
+    got = receive_message(socket, std::as_writable_bytes(std::span(&wire, 1)), result.fd,
+                          wait ? 0 : MSG_DONTWAIT);
+  } while (!got && got.error().code == EINTR);
+  if (!got) return fail(got.error().code == ECONNRESET ? EPIPE : got.error().code);
+  if (*got == 0) return fail(EPIPE);
+  if (*got != sizeof wire || wire.length > sizeof wire.text)
     return fail(EPROTO, "the worker and the supervisor are of different versions");
   result.word = static_cast<Word>(wire.word);
   result.code = wire.code;
