@@ -31,10 +31,13 @@ int free_from(void* dest) {
   btd_cluster* const cluster = cluster_holding(dest, sizeof(void*));
   if (cluster == nullptr) return -1;
   const Offset word = cluster->offset_of(dest);
-  const bool readable = word % kWordBytes == 0 && cluster->heap->block_of(word).segment != nullptr;
+  // Looked at only where it matters: a free that succeeds needs none of it.
+  const auto readable = [&] {
+    return word % kWordBytes == 0 && cluster->heap->block_of(word).segment != nullptr;
+  };
   Memcheck* const memcheck = cluster->watching.memcheck.get();
   PendingFrees pending;
-  if (memcheck != nullptr && readable)
+  if (memcheck != nullptr && readable())
     pending.add(memcheck, cluster->offset_of(*static_cast<void* const*>(dest)));
   const Status freed = cluster->heap->free_from(word);
   if (freed) {
@@ -43,7 +46,7 @@ int free_from(void* dest) {
     return 0;
   }
   // A NULL is nothing to free, as for free(3).
-  if (readable && *static_cast<void* const*>(dest) == nullptr) return 0;
+  if (readable() && *static_cast<void* const*>(dest) == nullptr) return 0;
   return failed(freed.error());
 }
 
@@ -74,6 +77,21 @@ bool convert(const btd_cluster& cluster, const btd_action& from, Heap::Action& t
   return false;
 }
 
+// The same, and Memcheck hears of it.
+int publish_told(btd_cluster& cluster, Memcheck& memcheck, std::span<const Heap::Action> all) {
+  PendingFrees pending;
+  for (const Heap::Action& action : all) {
+    if (action.kind == Heap::Action::Kind::kFree) pending.add(&memcheck, action.at);
+  }
+  const Status published = cluster.heap->publish(all);
+  if (!published) return failed(published.error());
+  pending.done(&memcheck);
+  for (const Heap::Action& action : all) {
+    if (action.kind == Heap::Action::Kind::kSet) memcheck.stored(action.at, kWordBytes);
+  }
+  return 0;
+}
+
 int publish(btd_cluster& cluster, std::span<const btd_action> actions) {
   std::array<Heap::Action, kFewActions> few;
   std::unique_ptr<Heap::Action[]> many;
@@ -85,18 +103,9 @@ int publish(btd_cluster& cluster, std::span<const btd_action> actions) {
   for (std::size_t i = 0; i < actions.size(); ++i) {
     if (!convert(cluster, actions[i], all[i])) return -1;
   }
-  Memcheck* const memcheck = cluster.watching.memcheck.get();
-  PendingFrees pending;
-  for (const Heap::Action& action : all) {
-    if (action.kind == Heap::Action::Kind::kFree) pending.add(memcheck, action.at);
-  }
-  const Status published = cluster.heap->publish(all);
-  if (!published) return failed(published.error());
-  pending.done(memcheck);
-  for (const Heap::Action& action : all) {
-    if (action.kind == Heap::Action::Kind::kSet) note_stored(cluster, action.at);
-  }
-  return 0;
+  if (Memcheck* const memcheck = cluster.watching.memcheck.get(); memcheck != nullptr) [[unlikely]]
+    return publish_told(cluster, *memcheck, all);
+  return to_int(cluster.heap->publish(all));
 }
 
 }  // namespace
