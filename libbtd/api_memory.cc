@@ -3,13 +3,13 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
 #include "alloc/recoverable.h"
 #include "alloc/size_class.h"
 #include "libbtd/cluster.h"
+#include "libbtd/text.h"
 
 namespace btd {
 namespace {
@@ -78,18 +78,16 @@ enum class Misuse : std::uint8_t {
     const Misuse kind = error.code == EINVAL ? Misuse::kForeign : Misuse::kInherited;
     return complain(kind, error.code, error.message + " It was not freed.");
   }
-  char text[24];
-  std::snprintf(text, sizeof text, "%p", block);
-  const std::string at = text;
+  const std::string at = address_text(block);
   const Slot found = cluster->heap->block_of(cluster->offset_of(block));
   if (found.segment == nullptr || is_kept_by_guard(*cluster, found)) {
     return complain(Misuse::kNotAllocated, EINVAL,
                     at + " is not allocated: it was freed before, or never was a block.");
   }
   if (cluster->offset_of(block) != found.offset()) {
-    std::snprintf(text, sizeof text, "%p", static_cast<void*>(cluster->base + found.offset()));
     return complain(Misuse::kInterior, EINVAL,
-                    at + " points inside the block at " + text + "; free it by its start.");
+                    at + " points inside the block at " +
+                        address_text(cluster->base + found.offset()) + "; free it by its start.");
   }
   complain(Misuse::kContract, EINVAL,
            at + " is a block of contract P or T: free it by btd_free_from(), btd_publish() or "

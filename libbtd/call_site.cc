@@ -4,18 +4,10 @@
 #include <link.h>
 
 #include <cstdint>
-#include <cstdio>
+
+#include "libbtd/text.h"
 
 namespace btd {
-namespace {
-
-std::string hex(std::uintptr_t value) {
-  char text[2 + 16 + 1];
-  std::snprintf(text, sizeof text, "0x%zx", value);
-  return text;
-}
-
-}  // namespace
 
 std::string describe_call(const void* return_address) {
   Dl_info info{};

@@ -22,6 +22,7 @@
 #include "alloc/crc.h"
 #include "alloc/recoverable.h"
 #include "libbtd/no_signals.h"
+#include "libbtd/text.h"
 #include "libbtd/thread_state.h"
 
 namespace btd {
@@ -50,6 +51,15 @@ Heap::Options heap_options(std::uint64_t arena_bytes, const Settings& settings, 
       std::clamp<std::uint64_t>(most / 8 / options.lane_bytes, 1, kMaxLanes));
   options.window_gib = window_gib(window);
   return options;
+}
+
+HeapFiles::Plan files_plan(const Settings& settings, unsigned window, std::uint64_t arena_bytes) {
+  return {.name = settings.heap,
+          .window = window,
+          .arena_bytes = arena_bytes,
+          .max_bytes = settings.max_bytes,
+          .flush = settings.flush,
+          .fast_frees = !settings.watched || !frees_watched()};
 }
 
 Result<UniqueFd> open_subdirectory(int dirfd, const std::string& name) {
@@ -152,13 +162,7 @@ Result<Opened> make_heap(int parent, const Settings& settings) {
     if (!own) return fail(errno);
     const Heap::Options options = heap_options(arena, settings, window);
     BTD_ASSIGN(auto files,
-               HeapFiles::create(std::move(own), users,
-                                 {.name = settings.heap,
-                                  .window = window,
-                                  .arena_bytes = arena,
-                                  .max_bytes = settings.max_bytes,
-                                  .flush = settings.flush,
-                                  .fast_frees = !settings.watched || !frees_watched()}));
+               HeapFiles::create(std::move(own), users, files_plan(settings, window, arena)));
     BTD_ASSIGN(auto heap, Heap::format(*files, options));
     if (renameat(parent, fresh.c_str(), parent, settings.heap.c_str()) != 0) {
       return fail(errno, "Heap " + settings.heap +
@@ -193,13 +197,7 @@ Result<Opened> try_open_heap(const UniqueFd& dir, const Settings& settings) {
   BTD_TRY(users->join());
   UniqueFd own(fcntl(dir.get(), F_DUPFD_CLOEXEC, 0));
   if (!own) return fail(errno);
-  BTD_ASSIGN(auto files, HeapFiles::open(std::move(own), users,
-                                         {.name = settings.heap,
-                                          .window = kWindows,
-                                          .arena_bytes = 0,
-                                          .max_bytes = settings.max_bytes,
-                                          .flush = settings.flush,
-                                          .fast_frees = !settings.watched || !frees_watched()}));
+  BTD_ASSIGN(auto files, HeapFiles::open(std::move(own), users, files_plan(settings, kWindows, 0)));
   BTD_ASSIGN(auto heap, Heap::open(*files, Heap::Own::kFew));
   return Opened{.dir = {}, .files = std::move(files), .heap = std::move(heap)};
 }
@@ -413,9 +411,7 @@ Error foreign(const void* at) {
                 "The pointer is into a heap of the parent process; after fork() a child must "
                 "not use it."};
   }
-  char text[24];
-  std::snprintf(text, sizeof text, "%p", at);
-  return {.code = EINVAL, .message = std::string(text) + " is not in any open heap."};
+  return {.code = EINVAL, .message = address_text(at) + " is not in any open heap."};
 }
 
 btd_cluster* cluster_holding(const void* at, std::size_t bytes) {

@@ -3,13 +3,13 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string_view>
 
 #include "alloc/size_class.h"
 #include "libbtd/call_site.h"
+#include "libbtd/text.h"
 
 namespace btd {
 namespace {
@@ -32,12 +32,6 @@ std::size_t first_other(const std::byte* at, std::size_t len, std::byte fill) {
 std::size_t count_other(const std::byte* at, std::size_t len, std::byte fill) {
   return static_cast<std::size_t>(
       std::count_if(at, at + len, [&](std::byte each) { return each != fill; }));
-}
-
-std::string address(const void* at) {
-  char text[24];
-  std::snprintf(text, sizeof text, "%p", at);
-  return text;
 }
 
 std::size_t asked_of_heap(const Guard::Wanted& wanted) {
@@ -86,7 +80,7 @@ bool Guard::check_canary(Offset at, Block& block) {
   const std::size_t first = first_other(canary, len, kCanary);
   if (first == len) return true;
   if (!block.told) {
-    tell("the block at " + address(heap_.at(at)) + " of " + std::to_string(block.bytes) +
+    tell("the block at " + address_text(heap_.at(at)) + " of " + std::to_string(block.bytes) +
          " bytes was overrun: " + std::to_string(count_other(canary, len, kCanary)) +
          " bytes behind it were written, the first " + std::to_string(first) +
          " after its end; it was allocated by " + describe_call(block.allocated_by) + ".");
@@ -181,7 +175,7 @@ void Guard::leave(Offset at) {
   const std::size_t len = block.slot_bytes <= kMaxWaitingBytes ? block.slot_bytes : 0;
   const std::size_t first = first_other(heap_.at(at), len, kFreed);
   if (first != len) {
-    tell("the block at " + address(heap_.at(at)) + " of " + std::to_string(block.bytes) +
+    tell("the block at " + address_text(heap_.at(at)) + " of " + std::to_string(block.bytes) +
          " bytes was written to after it was freed: " +
          std::to_string(count_other(heap_.at(at), len, kFreed)) + " bytes, the first at +" +
          std::to_string(first) + "; it was allocated by " + describe_call(block.allocated_by) +

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "alloc/annotate.h"
+#include "libbtd/text.h"
 
 namespace btd {
 
@@ -17,12 +18,6 @@ constinit std::atomic<std::uint32_t> g_inherited{0};
 constinit std::atomic<std::uint64_t>* g_cells = nullptr;
 
 namespace {
-
-std::string hex(std::uintptr_t value) {
-  char text[2 + 16 + 1];
-  std::snprintf(text, sizeof text, "0x%zx", value);
-  return text;
-}
 
 // What the kernel lists as mapped in [from, to): the first of it, for a message.
 std::string what_lies_in(std::uintptr_t from, std::uintptr_t to) {
