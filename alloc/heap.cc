@@ -63,6 +63,16 @@ ArenaHeader* Heap::header(std::uint32_t index) const {
   return reinterpret_cast<ArenaHeader*>(base_ + index * source_.arena_bytes());
 }
 
+// Zeroes the table of an arena of whose bytes `used` were there before; behind them all is zero.
+void Heap::clear_table(std::uint32_t index, const SegmentTable::Geometry& plan,
+                       std::uint64_t used) {
+  const std::uint64_t end = plan.table_offset + plan.segment_count * sizeof(SegmentHeader);
+  if (used <= plan.table_offset) return;
+  const std::vector<std::byte> zero(std::min(used, end) - plan.table_offset);
+  persist_.copy_nodrain(base_ + index * source_.arena_bytes() + plan.table_offset, zero.data(),
+                        zero.size());
+}
+
 // Writes the header of arena `index`, whose table is zero. `model` gives what all arenas share.
 void Heap::write_identity(std::uint32_t index, const ArenaIdentity& model) {
   const bool first = index == 0;
@@ -105,14 +115,9 @@ Result<std::unique_ptr<Heap>> Heap::format(ArenaSource& source, const Options& o
   persist.store(header->identity.magic, std::uint64_t{0});
   if (!persist.drain()) return std::unexpected(persist.health().error());
   if (used != 0) {
-    const std::vector<std::byte> zero(
-        std::max<std::size_t>(sizeof(ArenaHeader), plan.segment_count * sizeof(SegmentHeader)));
+    const std::vector<std::byte> zero(sizeof(ArenaHeader));
     persist.copy_nodrain(header, zero.data(), sizeof(ArenaHeader));
-    const std::uint64_t table_end = plan.table_offset + plan.segment_count * sizeof(SegmentHeader);
-    if (used > plan.table_offset) {
-      persist.copy_nodrain(source.base() + plan.table_offset, zero.data(),
-                           std::min(used, table_end) - plan.table_offset);
-    }
+    heap->clear_table(0, plan, used);
   }
   Journal::format(persist, source.base() + sizeof(ArenaHeader), lanes);
   persist.store(header->state, checked_word(HeapState{.clean = true}.pack()));
@@ -219,11 +224,16 @@ Result<std::unique_ptr<Heap>> Heap::open(ArenaSource& source, Own own) {
   return std::unexpected(std::move(opened).error());
 }
 
-Status Heap::open_alone(std::uint32_t arenas, HeapState last, Own own) {
-  reset_shared(arenas);
+Status Heap::open_journal() {
   BTD_ASSIGN(journal_,
              Journal::open(persist_, base_, header()->identity.journal_offset, shared(), locks_));
   journal_->on_foreign([this](const Segment& segment) { table_.flag(segment); });
+  return {};
+}
+
+Status Heap::open_alone(std::uint32_t arenas, HeapState last, Own own) {
+  reset_shared(arenas);
+  BTD_TRY(open_journal());
   BTD_ASSIGN(recovery_, journal_->recover(arenas * source_.arena_bytes()));
   // An unclean one is marked whole.
   const std::uint32_t first = last.clean && own == Own::kFew ? 1 : arenas;
@@ -232,7 +242,7 @@ Status Heap::open_alone(std::uint32_t arenas, HeapState last, Own own) {
     BTD_TRY(attach(i, last.clean));
   }
   generation_ = last.generation + 1;
-  shared().users = std::uint64_t{1} << source_.users().self();
+  shared().users = self_bit();
   shared().durable = durable();
   shared().recovering = recoverable_->needs_recovery() ? 1 : 0;
   BTD_TRY(mark_state(false));
@@ -301,14 +311,7 @@ Result<std::uint64_t> Heap::block_bytes(Offset block) const {
 
 std::uint64_t Heap::used_bytes() const {
   std::uint64_t bytes = 0;
-  const auto add = [&](const Segment& segment) {
-    for (std::uint32_t i = 0; i < segment.words; ++i) {
-      const std::uint64_t live = segment.dirty ? segment.existing(i) : segment.allocated_word(i);
-      bytes += static_cast<std::uint64_t>(std::popcount(live)) * segment.slot_bytes;
-    }
-  };
-  table_.for_each(add);
-  table_.for_each_foreign(add);
+  table_.for_all([&](const Segment& segment) { bytes += segment.used_bytes(); });
   return bytes;
 }
 

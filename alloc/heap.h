@@ -252,8 +252,10 @@ class Heap {
   static Status check_identity(const ArenaSource& source, const ArenaIdentity& identity,
                                std::uint32_t index);
   static Status check_present(ArenaSource& source, std::uint32_t index, std::uint64_t bytes);
+  void clear_table(std::uint32_t index, const SegmentTable::Geometry& plan, std::uint64_t used);
   void write_identity(std::uint32_t index, const ArenaIdentity& model);
   Status attach(std::uint32_t index, bool clean);
+  Status open_journal();
   Status open_alone(std::uint32_t arenas, HeapState last, Own own);
   Status join(HeapState last);
   Status make_arena(std::uint32_t index);
@@ -268,14 +270,16 @@ class Heap {
   void finish_for(unsigned user);
   [[nodiscard]] bool somebody_there() const;
   Status leave();
+  Status write_what_is_known();
+  [[nodiscard]] std::uint64_t self_bit() const {
+    return std::uint64_t{1} << source_.users().self();
+  }
   // What HeapShared::durable says of this user.
   [[nodiscard]] std::uint32_t durable() const {
     return persist_.domain() == Domain::kProcess ? 0 : 1;
   }
   // Whether others used the heap since it was opened alone, or may still do.
-  [[nodiscard]] bool several() const {
-    return shared().users.load() != std::uint64_t{1} << source_.users().self();
-  }
+  [[nodiscard]] bool several() const { return shared().users.load() != self_bit(); }
   // Whether there is something for return_freed().
   [[nodiscard]] bool others_freed() const;
   // Takes back what others freed in this user's arenas. Errors: EIO, ETIMEDOUT.

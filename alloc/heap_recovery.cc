@@ -59,15 +59,12 @@ Slot Heap::block_of(Offset at) const {
   return slot.segment != nullptr && slot.segment->is_allocated(slot.index) ? slot : Slot{};
 }
 
-static void for_each_slot(Segment& segment, const std::function<void(const Slot&)>& visit) {
-  for (std::uint32_t i = 0; i < segment.slots; ++i) {
-    if (segment.is_allocated(i)) visit({.segment = &segment, .index = i});
-  }
-}
-
 void Heap::for_each_block(const std::function<void(const Slot&)>& visit) const {
-  table_.for_each([&](Segment& segment) { for_each_slot(segment, visit); });
-  table_.for_each_foreign([&](Segment& segment) { for_each_slot(segment, visit); });
+  table_.for_all([&](Segment& segment) {
+    for (std::uint32_t i = 0; i < segment.slots; ++i) {
+      if (segment.is_allocated(i)) visit({.segment = &segment, .index = i});
+    }
+  });
 }
 
 void Heap::pause() {

@@ -38,11 +38,9 @@ Status Heap::join(HeapState last) {
                 "Another process has the heap open with another durability; take the same.");
   }
   generation_ = last.generation;
-  BTD_ASSIGN(journal_,
-             Journal::open(persist_, base_, header()->identity.journal_offset, shared(), locks_));
-  journal_->on_foreign([this](const Segment& segment) { table_.flag(segment); });
+  BTD_TRY(open_journal());
   const unsigned self = source_.users().self();
-  const std::uint64_t mine = std::uint64_t{1} << self;
+  const std::uint64_t mine = self_bit();
   {
     // Who had this number before and died is not to be confused with this user. And who found it
     // dead, and buries it now, is done before this user locks anything.
@@ -79,14 +77,9 @@ Status Heap::take_arena() {
 Status Heap::format_arena(std::uint32_t index) {
   // An arena that a crash left half made is made again; until arena_count says so it is nothing.
   const SegmentTable::Geometry& plan = table_.geometry(index);
-  const Offset start = index * source_.arena_bytes();
-  const std::uint64_t table_end = plan.table_offset + plan.segment_count * sizeof(SegmentHeader);
-  const std::uint64_t used = std::min(source_.used_bytes(index), table_end);
-  BTD_TRY(source_.reserve_space(start, sizeof(ArenaHeader)));
-  if (used > plan.table_offset) {
-    const std::vector<std::byte> zero(used - plan.table_offset);
-    persist_.copy_nodrain(base_ + start + plan.table_offset, zero.data(), zero.size());
-  }
+  const std::uint64_t used = source_.used_bytes(index);
+  BTD_TRY(source_.reserve_space(index * source_.arena_bytes(), sizeof(ArenaHeader)));
+  clear_table(index, plan, used);
   header(index)->shared = ArenaShared{};
   write_identity(index, header()->identity);
   if (!persist_.drain()) return persist_.health();
@@ -245,21 +238,24 @@ Status Heap::close() {
   for (std::uint32_t i = 0; i < table_.arenas(); ++i) {
     if (!table_.owns(i) && header(i)->shared.summary.load() != 0) BTD_TRY(adopt_all());
   }
-  BTD_TRY(return_freed());
-  BTD_TRY(checkpoint());
-  BTD_TRY(recoverable_->write_bitmaps());
+  BTD_TRY(write_what_is_known());
   shared().users = 0;
   // What threads of a dead user had cached counts as live until the next open marks.
   return mark_state(shared().leaks.load() == 0);
 }
 
-// Others go on: what this user knows goes back to the medium, where who takes the arenas finds it.
-Status Heap::leave() {
+// What this user knows of its arenas goes to the medium, where who has them next finds it.
+Status Heap::write_what_is_known() {
   BTD_TRY(return_freed());
   BTD_TRY(checkpoint());
-  BTD_TRY(recoverable_->write_bitmaps());
+  return recoverable_->write_bitmaps();
+}
+
+// Others go on.
+Status Heap::leave() {
+  BTD_TRY(write_what_is_known());
   for (const std::uint32_t arena : table_.own_arenas()) source_.users().disown(arena);
-  shared().users.shared().fetch_and(~(std::uint64_t{1} << source_.users().self()));
+  shared().users.shared().fetch_and(~self_bit());
   return {};
 }
 

@@ -315,8 +315,9 @@ void Journal::bury(unsigned user,
     if (SharedLock::holder(shared.lock) != user) continue;
     finish_checkpoint(lane);
     const std::uint64_t seq = shared.in_flight.load();
-    const auto header = valid_record(lane, shared.tail, seq == 0 ? kCheckedMax : seq - 1);
-    if (seq != 0 && header && header->seq == seq && fault_ != Fault::kForgetDead) {
+    std::optional<RecordHeader> header;  // of the record in flight, if it is whole
+    if (seq != 0) header = valid_record(lane, shared.tail, seq - 1);
+    if (header && header->seq == seq && fault_ != Fault::kForgetDead) {
       // Whole, so it may be durable already: then it is committed. Make it so, and apply it.
       const std::uint64_t size = line_round(header->length);
       persist_.flush(lane.base + shared.tail, size);

@@ -284,12 +284,13 @@ Status Recoverable::give_back(Segment& segment, std::uint32_t index) {
   }
   const Slot slot{.segment = &segment, .index = index};
   // A record that may yet be replayed would write into what the slot's next owner stores.
-  const std::uint64_t logged = segment.logged_seq.load();
-  if (logged > heap_.journal_->watermark()) [[unlikely]]
+  if (waits(segment)) [[unlikely]]
     return heap_.park(slot);
   return take_back(slot);
 }
 
+// Whether a record that may yet be replayed writes into the segment: it would write into what the
+// next owner of a slot stores.
 bool Recoverable::waits(const Segment& segment) const {
   return segment.logged_seq.load() > heap_.journal_->watermark();
 }
@@ -298,7 +299,7 @@ void Recoverable::freed_by_others(Segment& segment, std::vector<Segment*>& empty
   if (!segment.large()) return push_pending(segment);
   // One that is being adopted is looked at there.
   if (segment.state == nullptr || segment.load_freed(0) == 0 || segment.load_live(0) == 0) return;
-  if (segment.logged_seq.load() > heap_.journal_->watermark()) {
+  if (waits(segment)) {
     static_cast<void>(heap_.journal_->park({.segment = &segment, .index = 0}));
     return;
   }
@@ -345,7 +346,7 @@ void Recoverable::drain_pending(Cache& cache) {
     Segment& segment = *next;
     next = segment.next_pending;
     const bool mine = segment.owner.load(std::memory_order_acquire) == &cache;
-    if (mine && segment.logged_seq.load() > heap_.journal_->watermark()) {
+    if (mine && waits(segment)) {
       segment.next_pending = std::exchange(waiting, &segment);
       continue;
     }
@@ -588,11 +589,7 @@ std::uint64_t Recoverable::live_bytes() const {
   if (!used_.load(std::memory_order_relaxed)) return 0;
   std::uint64_t bytes = 0;
   table_.for_each([&](const Segment& segment) {
-    if (!segment.recoverable()) return;
-    for (std::uint32_t i = 0; i < segment.words; ++i) {
-      const std::uint64_t live = segment.dirty ? segment.existing(i) : segment.allocated_word(i);
-      bytes += static_cast<std::uint64_t>(std::popcount(live)) * segment.slot_bytes;
-    }
+    if (segment.recoverable()) bytes += segment.used_bytes();
   });
   return bytes;
 }

@@ -98,6 +98,13 @@ struct Segment {
     if (state != nullptr && load_state(slot) != kAllocated) return false;
     return (load_live(slot / 64) & ~load_freed(slot / 64) & mask_of(slot)) != 0;
   }
+  // Of its slots that are allocated; of one that waits for recovery all may be.
+  [[nodiscard]] std::uint64_t used_bytes() const {
+    std::uint64_t used = 0;
+    for (std::uint32_t i = 0; i < words; ++i)
+      used += static_cast<unsigned>(std::popcount(dirty ? existing(i) : allocated_word(i)));
+    return used * slot_bytes;
+  }
   // Claims an allocated slot for who frees it: of several that try, one succeeds.
   [[nodiscard]] bool claim(std::uint32_t slot) const {
     if (!is_allocated(slot)) return false;

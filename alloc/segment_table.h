@@ -140,6 +140,12 @@ class SegmentTable {
   }
   // The same for the arenas of others, as they are at the moment.
   void for_each_foreign(const std::function<void(Segment&)>& visit) const;
+  // Both, this user's first.
+  template <class Visit>
+  void for_all(Visit&& visit) const {
+    for_each(visit);
+    for_each_foreign(visit);
+  }
   // The segments of arena `index`, this user's, in which others freed since the last call.
   void take_flagged(std::uint32_t arena, std::vector<Segment*>& found) const;
   // Tells the owner of a segment that slots of it were freed.
