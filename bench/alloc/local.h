@@ -18,21 +18,25 @@ struct Slots {
   explicit Slots(std::size_t n) : count(n), slots(A::slots(n)) {}
 };
 
+// Allocates all and frees all, again and again.
+template <class A>
+std::uint64_t pairs(Slots<A>& s, std::size_t bytes, Deadline until) {
+  std::uint64_t ops = 0;
+  do {
+    for (std::size_t i = 0; i < s.count; ++i) make<A>(s.slots[i], bytes);
+    for (std::size_t i = 0; i < s.count; ++i) drop<A>(s.slots[i]);
+    ops += s.count;
+  } while (!until.over());
+  return ops;
+}
+
 template <class A>
 Outcome threadtest() {
   const std::size_t bytes = published(options.bytes, std::size_t{64});
   const std::size_t share = published(options.objects, std::size_t{100000}) / options.threads;
   return measure<A>(
       options.threads, [&](unsigned) { return Slots<A>(share); },
-      [&](Slots<A>& s, Deadline until) {
-        std::uint64_t ops = 0;
-        do {
-          for (std::size_t i = 0; i < s.count; ++i) make<A>(s.slots[i], bytes);
-          for (std::size_t i = 0; i < s.count; ++i) drop<A>(s.slots[i]);
-          ops += s.count;
-        } while (!until.over());
-        return ops;
-      });
+      [&](Slots<A>& s, Deadline until) { return pairs<A>(s, bytes, until); });
 }
 
 // The places of shbench: filled from the beginning to the end, around a window of survivors. At

@@ -47,17 +47,6 @@ struct Meeting {
 };
 
 template <class A>
-std::uint64_t pairs(Slots<A>& s, std::size_t bytes, Deadline until) {
-  std::uint64_t ops = 0;
-  do {
-    for (std::size_t i = 0; i < s.count; ++i) make<A>(s.slots[i], bytes);
-    for (std::size_t i = 0; i < s.count; ++i) drop<A>(s.slots[i]);
-    ops += s.count;
-  } while (!until.over());
-  return ops;
-}
-
-template <class A>
 void take_part(Meeting& meeting, unsigned seat, unsigned processes) {
   Meeting::wait_for(meeting.opened, seat);  // one after the other
   A::open(true);

@@ -2,46 +2,24 @@
 // protocols.
 #include <gtest/gtest.h>
 
-#include "alloc/crash_harness.h"
-#include "alloc/heap.h"
-#include "tests/alloc/heap_model.h"
+#include "tests/alloc/model_crash.h"
 #include "tests/alloc/pinned.h"
 
 namespace btd {
 namespace {
 
+using test::CrashPlan;
 using test::HeapModel;
 
 constexpr Heap::Options kSmallLanes{.lanes = 2, .lane_bytes = 16 * 1024};
 
-struct Plan {
-  CrashHarness::Options crash;
-  int steps = 60;
-  std::uint64_t seed = 1;
-  std::size_t max_bytes = 6000;
-  unsigned large_every = 0;
-  Journal::Fault fault = Journal::Fault::kNone;
-};
-
-CrashHarness::Report run(const Plan& plan) {
-  HeapModel model(plan.seed, plan.max_bytes, plan.large_every);
-  CrashHarness harness(plan.crash);
-  return harness.run(
-      [&](ArenaSource& source) -> Status {
-        BTD_ASSIGN(auto heap, Heap::format(source, kSmallLanes));
-        BTD_TRY(model.begin(*heap));
-        return heap->close();
-      },
-      [&](ArenaSource& source) -> Status {
-        BTD_ASSIGN(auto heap, Heap::open(source));
-        heap->inject(plan.fault);
-        for (int i = 0; i < plan.steps; ++i) BTD_TRY(model.step(*heap));
-        return heap->close();
-      },
-      [&](ArenaSource& source) -> Status {
-        BTD_ASSIGN(auto heap, Heap::open(source));
-        return model.judge(*heap);
-      });
+CrashHarness::Report run(const CrashPlan& plan) {
+  return test::crash_model(plan, kSmallLanes, [&](ArenaSource& source, HeapModel& model) -> Status {
+    BTD_ASSIGN(auto heap, Heap::open(source));
+    heap->inject(plan.fault);
+    for (int i = 0; i < plan.steps; ++i) BTD_TRY(model.step(*heap));
+    return heap->close();
+  });
 }
 
 TEST(HeapCrash, SmallBlocksAtEveryFence) {
@@ -126,13 +104,13 @@ TEST(HeapCrash, HarnessSeesAFaultyProtocol) {
 TEST(HeapCrash, HarnessSeesDroppedFlushesAndFences) {
   const test::PinnedThread pinned;
   for (const auto kind : {Mutation::Kind::kIgnoreFlush, Mutation::Kind::kSkipFence}) {
-    const Plan plan{.crash = {.seeds = 1, .nested = false}, .steps = 5, .seed = 7};
+    const CrashPlan plan{.crash = {.seeds = 1, .nested = false}, .steps = 5, .seed = 7};
     const auto sound = run(plan);
     ASSERT_TRUE(sound.ok()) << sound.summary();
     const std::uint64_t all = kind == Mutation::Kind::kSkipFence ? sound.fences : sound.flushes;
     unsigned seen = 0;
     for (std::uint64_t n = 1; n <= all; ++n) {
-      Plan broken = plan;
+      CrashPlan broken = plan;
       broken.crash.seeds = 30;
       broken.crash.mutation = {kind, n};
       const auto report = run(broken);

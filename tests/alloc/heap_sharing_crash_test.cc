@@ -8,15 +8,14 @@
 #include <set>
 #include <vector>
 
-#include "alloc/crash_harness.h"
-#include "alloc/heap.h"
 #include "alloc/memory_arenas.h"
-#include "tests/alloc/heap_model.h"
+#include "tests/alloc/model_crash.h"
 #include "tests/alloc/pinned.h"
 
 namespace btd {
 namespace {
 
+using test::CrashPlan;
 using test::HeapModel;
 
 constexpr Heap::Options kSmallLanes{.lanes = 3, .lane_bytes = 16 * 1024};
@@ -84,18 +83,10 @@ struct User {
   }
 };
 
-struct Plan {
-  CrashHarness::Options crash;
-  int steps = 60;
-  std::uint64_t seed = 1;
-  std::size_t max_bytes = 3000;
-  unsigned large_every = 0;
-  Journal::Fault fault = Journal::Fault::kNone;
-};
-
 class Crowd {
  public:
-  Crowd(ArenaSource& source, const Plan& plan) : source_(source), plan_(plan), random_(plan.seed) {}
+  Crowd(ArenaSource& source, const CrashPlan& plan)
+      : source_(source), plan_(plan), random_(plan.seed) {}
 
   Status run(HeapModel& model) {
     BTD_TRY(join());
@@ -139,35 +130,24 @@ class Crowd {
   }
 
   ArenaSource& source_;
-  const Plan& plan_;
+  const CrashPlan& plan_;
   std::mt19937_64 random_;
   Registry registry_;
   std::vector<std::unique_ptr<User>> users_;
   std::vector<Offset> held_;
 };
 
-CrashHarness::Report run(const Plan& plan) {
-  HeapModel model(plan.seed, plan.max_bytes, plan.large_every);
-  CrashHarness harness(plan.crash);
-  return harness.run(
-      [&](ArenaSource& source) -> Status {
-        BTD_ASSIGN(auto heap, Heap::format(source, kSmallLanes));
-        BTD_TRY(model.begin(*heap));
-        return heap->close();
-      },
-      [&](ArenaSource& source) -> Status { return Crowd(source, plan).run(model); },
-      [&](ArenaSource& source) -> Status {
-        BTD_ASSIGN(auto heap, Heap::open(source));
-        if (heap->needs_recovery()) BTD_TRY(heap->recover(Marking::Options{}));
-        return model.judge(*heap);
-      });
+CrashHarness::Report run(const CrashPlan& plan) {
+  return test::crash_model(plan, kSmallLanes, [&](ArenaSource& source, HeapModel& model) {
+    return Crowd(source, plan).run(model);
+  });
 }
 
 constexpr CrashHarness::Options kArenas{.arena_bytes = 512 * 1024, .max_arenas = 12};
 
 TEST(HeapSharingCrash, UsersComeGoAndDieAtEveryFence) {
   for (std::uint64_t seed = 1; seed <= 2; ++seed) {
-    const auto report = run({.crash = kArenas, .steps = 100, .seed = seed});
+    const auto report = run({.crash = kArenas, .steps = 100, .seed = seed, .max_bytes = 3000});
     EXPECT_TRUE(report.ok()) << "seed " << seed << ": " << report.summary();
     EXPECT_GT(report.crashes, 400U) << report.summary();
   }
@@ -262,6 +242,7 @@ TEST(HeapSharingCrash, HarnessSeesAFaultyProtocol) {
     seen = !run({.crash = crash,
                  .steps = 100,
                  .seed = seed,
+                 .max_bytes = 3000,
                  .fault = Journal::Fault::kWatermarkBeforeFlush})
                 .ok();
   }
