@@ -76,7 +76,7 @@ test_sanitizers() {
 # Only libbtd and the programs that use it badly: a minute.
 test_memcheck() {
   build_for_tests valgrind memcheck_suites || return 0
-  run_ctest "memcheck" valgrind "$BTD_JOBS" --label-regex '^memcheck$' --tests-regex told
+  run_ctest "suites, memcheck" valgrind "$BTD_JOBS" --label-regex '^memcheck$' --tests-regex told
 }
 
 sources() { git -C "$BTD_ROOT" ls-files --cached --others --exclude-standard -- "$@"; }
