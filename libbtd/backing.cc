@@ -86,14 +86,18 @@ bool is_same_kind(int ours, int theirs) {
 
 }  // namespace
 
-UniqueFd backing_of(int fd) {
+std::optional<sockaddr_un> backing_socket_of(int fd) {
   struct statfs fs{};
-  if (fstatfs(fd, &fs) != 0 || fs.f_type != FUSE_SUPER_MAGIC) return {};
+  if (fstatfs(fd, &fs) != 0 || fs.f_type != FUSE_SUPER_MAGIC) return std::nullopt;
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   const ssize_t length =
       fgetxattr(fd, "user.btd.socket", address.sun_path, sizeof(address.sun_path) - 1);
-  if (length <= 0 || address.sun_path[0] != '/') return {};
+  if (length <= 0 || address.sun_path[0] != '/') return std::nullopt;
+  return address;
+}
+
+UniqueFd backing_of(int fd, const sockaddr_un& address) {
   const Deadline deadline;
   for (int i = 0; i < kAttempts; ++i) {
     backing::Ticket ticket;

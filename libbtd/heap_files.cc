@@ -14,7 +14,6 @@
 #include "alloc/layout.h"
 #include "alloc/nvram.h"
 #include "alloc/segment_table.h"
-#include "libbtd/backing.h"
 
 namespace btd {
 namespace {
@@ -137,18 +136,20 @@ Result<UniqueFd> HeapFiles::open_arena(std::uint32_t index) const {
 }
 
 Status HeapFiles::map_arenas() {
-  for (const bool backing : {true, false}) {
+  BTD_ASSIGN(const UniqueFd first, open_arena(0));
+  std::optional<sockaddr_un> socket = backing_socket_of(first.get());
+  for (;;) {
     bool have_all = true;
     domain_.reset();
     for (std::uint32_t i = 0; have_all && i < count(); ++i) {
-      BTD_ASSIGN(have_all, map(i, backing));
+      BTD_ASSIGN(have_all, map(i, socket));
     }
     if (have_all) return {};
+    socket.reset();
   }
-  return {};
 }
 
-Result<bool> HeapFiles::map(std::uint32_t index, bool backing) {
+Result<bool> HeapFiles::map(std::uint32_t index, const std::optional<sockaddr_un>& socket) {
   BTD_ASSIGN(const UniqueFd file, open_arena(index));
   struct stat status{};
   if (fstat(file.get(), &status) != 0) return cannot(errno, plan_.name, "fstat failed");
@@ -158,8 +159,8 @@ Result<bool> HeapFiles::map(std::uint32_t index, bool backing) {
                              std::to_string(plan_.arena_bytes) + "; restore it.");
   }
   UniqueFd backing_file;
-  if (backing) {
-    backing_file = backing_of(file.get());
+  if (socket) {
+    backing_file = backing_of(file.get(), *socket);
     if (!backing_file) return false;
   }
   BTD_ASSIGN(const Nvram nvram, map_nvram(backing_file ? backing_file.get() : file.get(),

@@ -17,6 +17,7 @@
 
 #include "alloc/arena_source.h"
 #include "alloc/unique_fd.h"
+#include "libbtd/backing.h"
 #include "libbtd/heap_users.h"
 #include "libbtd/reserve.h"
 #include "libbtd/windows.h"
@@ -83,8 +84,9 @@ class HeapFiles final : public ArenaSource {
                                                     Plan plan);
   // All by descriptors of one kind, so that all are made durable in one way.
   Status map_arenas();
-  // Maps one arena, by its backing file if so wanted. False: that is not to be had.
-  Result<bool> map(std::uint32_t index, bool backing);
+  // Maps one arena, by its backing file where there is a socket for that. False: it is not to be
+  // had.
+  Result<bool> map(std::uint32_t index, const std::optional<sockaddr_un>& socket);
   [[nodiscard]] Result<UniqueFd> open_arena(std::uint32_t index) const;
   Result<int> file_of(std::uint32_t index);
   [[nodiscard]] std::uint64_t disk_bytes() const;
