@@ -79,11 +79,13 @@ void read(fuse_req_t req, fuse_ino_t id, std::size_t size, off_t offset, fuse_fi
   const RequestScope scope(s.metrics, s.state.header(), proto::kRead, id, "");
   const auto start = static_cast<std::size_t>(offset);
   if (is_virtual(id)) {
-    const auto text = s.virtual_tree->text(id, fi->fh);
-    if (start >= text->size()) {
+    const auto found = s.virtual_tree->text(id, fi->fh, start);
+    if (!found) return reply_error(req, found.error().code);
+    const std::string& text = **found;
+    if (start >= text.size()) {
       fuse_reply_buf(req, nullptr, 0);
     } else {
-      fuse_reply_buf(req, text->data() + start, std::min(size, text->size() - start));
+      fuse_reply_buf(req, text.data() + start, std::min(size, text.size() - start));
     }
     return;
   }

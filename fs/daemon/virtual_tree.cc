@@ -2,6 +2,9 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
+
 #include "fs/daemon/server.h"
 #include "fs/daemon/status.h"
 
@@ -44,7 +47,10 @@ std::uint64_t VirtualTree::open(InodeId id) {
   std::lock_guard lock(mutex_);
   if (snapshots_.size() >= kMaxSnapshots) return 0;
   // Handles of different workers differ, so that an old one is never taken for a new one.
-  const std::uint64_t handle = static_cast<std::uint64_t>(getpid()) << 32 | next_++;
+  const std::uint64_t number = next_++ & ((std::uint64_t{1} << kNumberBits) - 1);
+  const std::uint64_t handle = static_cast<std::uint64_t>(getpid()) << (kNumberBits + kLengthBits) |
+                               number << kLengthBits |
+                               std::min<std::uint64_t>(text->size(), kMaxLength);
   snapshots_[handle] = std::move(text);
   return handle;
 }
@@ -54,12 +60,20 @@ void VirtualTree::release(std::uint64_t handle) {
   snapshots_.erase(handle);
 }
 
-std::shared_ptr<const std::string> VirtualTree::text(InodeId id, std::uint64_t handle) {
+Result<std::shared_ptr<const std::string>> VirtualTree::text(InodeId id, std::uint64_t handle,
+                                                             std::size_t offset) {
   {
     std::lock_guard lock(mutex_);
     if (auto found = snapshots_.find(handle); found != snapshots_.end()) return found->second;
   }
-  return std::make_shared<const std::string>(render(id));
+  if (handle != 0 && offset > 0) {
+    if (offset < (handle & kMaxLength)) return fail(ESTALE);
+    return std::make_shared<const std::string>();
+  }
+  auto fresh = std::make_shared<const std::string>(render(id));
+  std::lock_guard lock(mutex_);
+  if (handle != 0 && snapshots_.size() < kMaxSnapshots) snapshots_[handle] = fresh;
+  return fresh;
 }
 
 }  // namespace btd

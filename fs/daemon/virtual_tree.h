@@ -14,6 +14,7 @@
 #include <string>
 #include <string_view>
 
+#include "alloc/result.h"
 #include "fs/namespace/inode.h"
 
 namespace btd {
@@ -40,10 +41,17 @@ class VirtualTree {
   // Takes a snapshot of the text; the handle names it until release().
   std::uint64_t open(InodeId id);
   void release(std::uint64_t handle);
-  // The text as it was at open; as it is now if an earlier worker had taken the snapshot.
-  std::shared_ptr<const std::string> text(InodeId id, std::uint64_t handle);
+  // The text as it was at open, for who reads from `offset` on. Where an earlier worker had taken
+  // the snapshot, who begins gets the text of now, and who had all of the old one gets its end: two
+  // texts never become one. Errors: ESTALE who is in the middle; open it again.
+  Result<std::shared_ptr<const std::string>> text(InodeId id, std::uint64_t handle,
+                                                  std::size_t offset);
 
  private:
+  // A handle has the length of its text in the lower bits, for a worker that has not the text.
+  static constexpr unsigned kLengthBits = 24, kNumberBits = 18;
+  static constexpr std::uint64_t kMaxLength = (std::uint64_t{1} << kLengthBits) - 1;
+
   [[nodiscard]] std::string render(InodeId id) const;
 
   const Server& server_;

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Space, idleness, clean and unclean ends, cold mounts, and memory."""
+import errno
 import json
 import os
 import signal
@@ -245,8 +246,31 @@ def virtual_directory():
         check(status['passthrough']['active'], 'no passthrough although root mounted it')
 
 
+def virtual_text_of_a_killed_worker():
+    """Who reads a text of /.btd while its worker is replaced never gets two texts as one."""
+    with Bartender() as b:
+        files = [os.open(b.path('.btd', 'status.json'), os.O_RDONLY) for _ in range(3)]
+        middle, end, begin = files
+        os.pread(middle, 16, 0)
+        whole = os.pread(end, 1 << 20, 0)
+        b.kill_worker()
+        try:
+            os.pread(middle, 1 << 20, 16)
+            check(False, 'the rest of a text came from another worker')
+        except OSError as e:
+            check(e.errno == errno.ESTALE, f'the middle of a lost text: {e}')
+        check(os.pread(end, 1 << 20, len(whole)) == b'', 'there is more behind the end of a text')
+        fresh = os.pread(begin, 1 << 20, 0)
+        check(json.loads(fresh)['pool']['path'] == b.pool, 'the text of now is another')
+        again = os.pread(begin, 1 << 20, 8)
+        check(again == fresh[8:], 'the text changed while it was read')
+        for file in files:
+            os.close(file)
+
+
 if __name__ == '__main__':
     main({
+        'virtual_text_of_a_killed_worker': virtual_text_of_a_killed_worker,
         'df': df, 'idle': idle, 'unlinked': unlinked, 'closed_unlinked': closed_unlinked,
         'cold_mount': (cold_mount, 180), 'memory': (memory, 1800), 'stop_by_signal': stop_by_signal,
         'reload_by_signal': reload_by_signal, 'busy_umount': busy_umount,
