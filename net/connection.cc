@@ -1,0 +1,228 @@
+#include "net/connection.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+namespace btd::net {
+
+namespace {
+
+// Requests wait in the session, not here, where their operations could no longer be given up.
+constexpr std::size_t kFillBytes = 1 << 20;
+
+template <class T>
+std::span<const std::byte> bytes_of(const T& object) {
+  return std::as_bytes(std::span{&object, 1});
+}
+
+bool is_request(std::span<const std::byte> header) {
+  return header[0] == static_cast<std::byte>(wire::FrameType::kRequest);
+}
+
+}  // namespace
+
+Connection::Connection(Session& session, RegionTable& regions, MessageSink& sink, bool may_lose)
+    : session_(session), regions_(regions), sink_(sink), may_lose_(may_lose) {}
+
+Connection::~Connection() {
+  if (state_ == State::kRequest) Responder::abandon(request_);
+  if (state_ == State::kResponse && is_direct_) session_.requester().unpin(response_.seq);
+  session_.down();
+  output_.clear([this](const OutputQueue::Owner& owner) { release(owner); });
+}
+
+void Connection::release(const OutputQueue::Owner& owner) {
+  if (owner.is_operation) session_.requester().unpin(owner.seq);
+  Responder::release(owner.region);
+}
+
+Status Connection::feed(std::span<const std::byte> bytes, Epoch epoch) {
+  while (!bytes.empty()) {
+    if (has_bye_) return fail(EPROTO, "The peer speaks on after its last frame.");
+    if (state_ != State::kHeader) {
+      bytes = bytes.subspan(take_payload(bytes));
+      continue;
+    }
+    const std::size_t n = std::min(bytes.size(), header_bytes() - header_size_);
+    std::memcpy(header_.data() + header_size_, bytes.data(), n);
+    header_size_ += n;
+    bytes = bytes.subspan(n);
+    if (header_size_ == header_bytes()) BTD_TRY(take_header(epoch));
+  }
+  return {};
+}
+
+// What is known after the first byte: the rest of a header has no more than its kind has.
+std::size_t Connection::header_bytes() const {
+  if (header_size_ > 0 && is_request(header_)) return sizeof(wire::RequestHeader);
+  return header_size_ > 0 ? sizeof(wire::ResponseHeader) : 1;
+}
+
+Status Connection::take_header(Epoch epoch) {
+  if (header_size_ == 1) {
+    const auto type = static_cast<wire::FrameType>(header_[0]);
+    if (type != wire::FrameType::kRequest && type != wire::FrameType::kResponse &&
+        type != wire::FrameType::kBye)
+      return fail(EPROTO, "The peer sent a frame of an unknown kind.");
+    return {};
+  }
+  header_size_ = 0;
+  message_.clear();
+  place_size_ = place_at_ = place_offset_ = 0;
+  if (header_[0] == static_cast<std::byte>(wire::FrameType::kBye)) return take_bye();
+  return is_request(header_) ? begin_request(epoch) : begin_response();
+}
+
+Status Connection::begin_request(Epoch epoch) {
+  wire::RequestHeader header;
+  std::memcpy(&header, header_.data(), sizeof(header));
+  if (!wire::is_sound(header)) return fail(EPROTO, "The peer sent a damaged request.");
+  BTD_ASSIGN(request_, session_.responder().begin(header, epoch, may_lose_));
+  state_ = State::kRequest;
+  const auto verb = static_cast<Verb>(header.verb);
+  remaining_ = verb == Verb::kRead ? 0 : header.length;
+  const bool is_executed = request_.what == Responder::Request::Do::kExecute;
+  if (is_executed && verb == Verb::kWritePersist && request_.error == 0) {
+    place_[0] = {.iov_base = request_.at, .iov_len = remaining_};
+    place_size_ = 1;
+  } else if (is_executed && (verb == Verb::kSend || verb == Verb::kCas8)) {
+    message_.resize(remaining_);
+    place_[0] = {.iov_base = message_.data(), .iov_len = remaining_};
+    place_size_ = 1;
+  }
+  if (remaining_ == 0) end_payload();
+  return {};
+}
+
+Status Connection::take_bye() {
+  wire::ResponseHeader header;
+  std::memcpy(&header, header_.data(), sizeof(header));
+  if (!wire::is_sound(header)) return fail(EPROTO, "The peer sent a damaged frame.");
+  has_bye_ = true;
+  return {};
+}
+
+Status Connection::begin_response() {
+  std::memcpy(&response_, header_.data(), sizeof(response_));
+  if (!wire::is_sound(response_)) return fail(EPROTO, "The peer sent a damaged answer.");
+  BTD_ASSIGN(const auto place, session_.requester().begin_response(response_));
+  state_ = State::kResponse;
+  remaining_ = response_.length;
+  if (place) {
+    std::ranges::copy(*place, place_.begin());
+    place_size_ = place->size();
+  }
+  if (remaining_ == 0) end_payload();
+  return {};
+}
+
+std::size_t Connection::take_payload(std::span<const std::byte> bytes) {
+  const std::size_t total = std::min(bytes.size(), remaining_);
+  // Its operation may have been given up meanwhile: then its buffers are the caller's.
+  if (state_ == State::kResponse && !session_.requester().is_wanted(response_.seq)) place_size_ = 0;
+  std::size_t left = total;
+  while (left > 0 && place_at_ < place_size_) {
+    const iovec& segment = place_[place_at_];
+    const std::size_t n = std::min(left, segment.iov_len - place_offset_);
+    std::memcpy(static_cast<std::byte*>(segment.iov_base) + place_offset_,
+                bytes.data() + (total - left), n);
+    left -= n;
+    place_offset_ += n;
+    if (place_offset_ == segment.iov_len) {
+      ++place_at_;
+      place_offset_ = 0;
+    }
+  }
+  remaining_ -= total;
+  if (remaining_ == 0) end_payload();
+  return total;
+}
+
+std::span<std::byte> Connection::direct() const {
+  if (state_ == State::kHeader || place_at_ >= place_size_) return {};
+  if (state_ == State::kResponse && !session_.requester().is_wanted(response_.seq)) return {};
+  const iovec& segment = place_[place_at_];
+  return {static_cast<std::byte*>(segment.iov_base) + place_offset_,
+          std::min(segment.iov_len - place_offset_, remaining_)};
+}
+
+void Connection::begin_direct() {
+  is_direct_ = true;
+  if (state_ == State::kResponse) session_.requester().pin(response_.seq);
+}
+
+void Connection::end_direct(std::size_t count) {
+  is_direct_ = false;
+  if (state_ == State::kResponse) session_.requester().unpin(response_.seq);
+  place_offset_ += count;
+  remaining_ -= count;
+  if (place_offset_ == place_[place_at_].iov_len) {
+    ++place_at_;
+    place_offset_ = 0;
+  }
+  if (remaining_ == 0) end_payload();
+}
+
+void Connection::end_payload() {
+  const State ended = std::exchange(state_, State::kHeader);
+  if (ended == State::kResponse) {
+    session_.requester().end_response(response_);
+    return;
+  }
+  if (auto done = session_.responder().end(request_, message_, sink_)) answer(*done);
+}
+
+void Connection::answer(const Responder::Answer& answer) {
+  output_.copy(bytes_of(wire::sealed(answer.header)));
+  if (answer.payload.size() > OutputQueue::kCopiedBytes) {
+    output_.refer(answer.payload, {.region = answer.region});
+    return;
+  }
+  output_.copy(answer.payload);
+  Responder::release(answer.region);
+}
+
+void Connection::fill(Epoch epoch) {
+  while (output_.bytes() < kFillBytes) {
+    const auto frame = session_.requester().next(epoch);
+    if (!frame) return;
+    put(*frame);
+  }
+}
+
+void Connection::put(const Requester::Frame& frame) {
+  output_.copy(bytes_of(wire::sealed(frame.header)));
+  if (static_cast<Verb>(frame.header.verb) == Verb::kCas8) output_.copy(bytes_of(frame.operands));
+  if (frame.payload.empty()) return;
+  const bool is_copied = frame.header.length <= OutputQueue::kCopiedBytes;
+  std::size_t left = frame.header.length;
+  for (const iovec& segment : frame.payload) {
+    const std::span bytes{static_cast<const std::byte*>(segment.iov_base), segment.iov_len};
+    if (bytes.empty()) continue;
+    left -= bytes.size();
+    if (is_copied) {
+      output_.copy(bytes);
+    } else {  // the last one frees the operation
+      output_.refer(bytes, {.seq = frame.header.seq, .is_operation = left == 0});
+    }
+  }
+  if (is_copied) session_.requester().unpin(frame.header.seq);
+}
+
+std::size_t Connection::gather(std::span<iovec> into, std::size_t most, Epoch epoch) {
+  fill(epoch);
+  return output_.gather(into, most);
+}
+
+void Connection::say_bye() {
+  wire::ResponseHeader header;
+  header.type = wire::FrameType::kBye;
+  output_.copy(bytes_of(wire::sealed(header)));
+}
+
+void Connection::sent(std::size_t count) {
+  output_.sent(count, [this](const OutputQueue::Owner& owner) { release(owner); });
+}
+
+}  // namespace btd::net

@@ -1,0 +1,88 @@
+// Connection: one stream of bytes between two sessions, as a pure state machine: bytes go in,
+// memory and sessions change, bytes come out. Whoever owns the stream (a socket, a simulation, a
+// fuzzer) feeds it and sends what it gathers. It parses what a peer sent, so it trusts no length.
+//
+// Ownership: the session, the regions and the sink outlive it. When it is destroyed, no I/O on
+// bytes that it gave out (gather(), direct()) may be under way; it then frees what it held.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "net/output_queue.h"
+#include "net/session.h"
+
+namespace btd::net {
+
+class Connection {
+ public:
+  // `may_lose`: the stream loses, repeats and reorders whole frames, and the session bears it.
+  Connection(Session& session, RegionTable& regions, MessageSink& sink, bool may_lose = false);
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+  ~Connection();
+
+  // Takes bytes that came, cut anywhere. Errors: EPROTO; the connection must end, the session may
+  // go on with another.
+  Status feed(std::span<const std::byte> bytes, Epoch epoch);
+
+  // Where the next bytes that come may be put without a copy: empty if they are not a payload's.
+  // The place is held from begin_direct() to end_direct(), which says how many came.
+  [[nodiscard]] std::span<std::byte> direct() const;
+  void begin_direct();
+  void end_direct(std::size_t count);
+
+  // The next bytes to send (net/output_queue.h). Takes requests from the session as there is room.
+  std::size_t gather(std::span<iovec> into, std::size_t most, Epoch epoch);
+  void sent(std::size_t count);
+  [[nodiscard]] bool has_output() const {
+    return output_.waiting() > 0 || session_.requester().has_next();
+  }
+  [[nodiscard]] bool is_drained() const { return output_.bytes() == 0; }
+  // Tells the peer that the session ends; nothing may follow.
+  void say_bye();
+  // The peer has said so: the connection ends, and the session with it.
+  [[nodiscard]] bool has_bye() const { return has_bye_; }
+  // The peer asks faster than it takes answers: feed nothing until it is false again.
+  [[nodiscard]] bool is_full() const { return output_.bytes() > session_.limits().output_bytes; }
+
+ private:
+  enum class State : std::uint8_t { kHeader, kRequest, kResponse };
+
+  Status take_header(Epoch epoch);
+  Status begin_request(Epoch epoch);
+  Status begin_response();
+  Status take_bye();
+  [[nodiscard]] std::size_t header_bytes() const;
+  std::size_t take_payload(std::span<const std::byte> bytes);
+  void end_payload();
+  void answer(const Responder::Answer& answer);
+  void fill(Epoch epoch);
+  void put(const Requester::Frame& frame);
+  void release(const OutputQueue::Owner& owner);
+
+  Session& session_;
+  RegionTable& regions_;
+  MessageSink& sink_;
+  const bool may_lose_;
+
+  State state_ = State::kHeader;
+  std::array<std::byte, wire::kMaxHeaderBytes> header_{};
+  std::size_t header_size_ = 0;  // bytes of it that came
+
+  // Of the frame whose payload is coming in.
+  Responder::Request request_;
+  wire::ResponseHeader response_;
+  std::array<iovec, kMaxSegments> place_{};  // where it goes; no segment: it is skipped
+  std::size_t place_size_ = 0, place_at_ = 0, place_offset_ = 0;
+  std::size_t remaining_ = 0;
+  bool is_direct_ = false;
+  bool has_bye_ = false;
+  std::vector<std::byte> message_;  // of a send or cas8
+
+  OutputQueue output_;
+};
+
+}  // namespace btd::net

@@ -1,0 +1,64 @@
+// RegionTable: the memory that peers may reach, and how what they write becomes durable.
+//
+// Ownership: the memory and its Persist are the registering side's, and must outlive the region.
+// A key has an index and 40 random bits, so that it can't be guessed or outlive its region.
+// Thread-safety: the engine's thread only.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <random>
+#include <span>
+#include <vector>
+
+#include "alloc/persist.h"
+#include "alloc/result.h"
+#include "net/types.h"
+
+namespace btd::net {
+
+class RegionTable {
+ public:
+  // An index has 24 bits of a key; more regions than that are ENOSPC long before.
+  static constexpr std::size_t kMaxRegions = 1 << 16;
+
+  explicit RegionTable(std::uint64_t seed);
+
+  // `persist` may be null: memory that dies with its node. Errors: EINVAL, ENOSPC.
+  Result<RegionDescriptor> add(std::span<std::byte> memory, std::uint32_t access, Persist* persist);
+  // No new operation finds it. EBUSY: an operation still uses the memory; call again after the
+  // engine's next poll(). ENOENT: there is none.
+  Status remove(std::uint64_t key);
+
+  struct Region {
+    std::uint64_t key = 0;  // 0: a free place
+    std::span<std::byte> memory;
+    std::uint32_t access = 0;
+    Persist* persist = nullptr;
+    std::uint32_t users = 0;  // frames that refer to its memory
+    bool is_closing = false;
+    bool is_flushed = false;  // has writes that no drain followed
+  };
+
+  struct Found {
+    Region* region = nullptr;
+    std::byte* at = nullptr;
+    int error = 0;  // EACCES, ERANGE
+  };
+  [[nodiscard]] Found find(std::uint64_t key, std::uint64_t offset, std::uint64_t length,
+                           std::uint32_t access);
+
+  // Starts to make durable what a peer wrote; true after the next drain().
+  void flush(Region& region, const std::byte* at, std::size_t length);
+  // Whether all that was flushed is durable now. False: never again for these regions.
+  [[nodiscard]] bool drain();
+
+ private:
+  std::deque<Region> regions_;  // their places do not move
+  std::vector<std::uint32_t> free_;
+  std::vector<Region*> flushed_;
+  std::mt19937_64 random_;
+};
+
+}  // namespace btd::net

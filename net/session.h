@@ -1,0 +1,63 @@
+// Session: what two nodes know of each other's operations, longer than a connection lives.
+//
+// The connecting side chooses its id. When a connection breaks, that side connects anew and says
+// the id; the other, which kept the state for a while, goes on where they were. The attempts are
+// numbered, and an older one is refused, so that bytes of an old connection never take effect late.
+// Pure state; the engine's thread only.
+#pragma once
+
+#include "net/requester.h"
+#include "net/responder.h"
+#include "net/wire.h"
+
+namespace btd::net {
+
+struct LocalNode {
+  NodeId id = 0;
+  std::uint32_t capabilities = 0;
+  Epoch epoch = 0;
+};
+
+class Session {
+ public:
+  Session(wire::SessionId id, RegionTable& regions, const Limits& limits);
+
+  // The connecting side's: a new attempt's first frame, and what to do with the answer.
+  // Errors: EPROTONOSUPPORT, EBUSY, ESTALE as the peer refused; EPROTO.
+  [[nodiscard]] wire::Hello begin_attempt(const LocalNode& node);
+  Status answered(const wire::Hello& answer);
+
+  // The accepting side's; `is_known` if the session was here before. The connection of an older
+  // attempt must have ended: nothing of it may still be on the way into memory. Errors: ESTALE an
+  // old attempt.
+  Result<wire::Hello> accept(const wire::Hello& hello, const LocalNode& node, bool is_known);
+
+  void down() { requester_.down(); }
+
+  [[nodiscard]] const wire::SessionId& id() const { return id_; }
+  [[nodiscard]] NodeId peer() const { return peer_; }
+  [[nodiscard]] std::uint32_t peer_capabilities() const { return peer_capabilities_; }
+  [[nodiscard]] const Limits& limits() const { return limits_; }
+  [[nodiscard]] Requester& requester() { return requester_; }
+  [[nodiscard]] const Requester& requester() const { return requester_; }
+  [[nodiscard]] Responder& responder() { return responder_; }
+
+ private:
+  [[nodiscard]] wire::Hello hello(const LocalNode& node) const;
+  void up(const wire::Hello& peers, bool is_known);
+
+  const wire::SessionId id_;
+  const Limits limits_;
+  std::uint32_t attempt_ = 0;
+  NodeId peer_ = 0;
+  std::uint32_t peer_capabilities_ = 0;
+  Requester requester_;
+  Responder responder_;
+};
+
+// The version that both sides speak. Errors: EPROTONOSUPPORT; EPROTO it is no hello at all.
+Result<std::uint16_t> common_version(const wire::Hello& hello);
+// The sentence for a refusal that the peer sent.
+Error refused(const wire::Refuse& refuse);
+
+}  // namespace btd::net

@@ -1,0 +1,194 @@
+#include "net/session_endpoint.h"
+
+#include <algorithm>
+#include <cerrno>
+
+#include "net/session_engine.h"
+
+namespace btd::net {
+
+namespace {
+
+constexpr Time kFirstBackoff = std::chrono::milliseconds(10);
+constexpr Time kLastBackoff = std::chrono::seconds(1);
+constexpr Time kByePatience = std::chrono::milliseconds(200);
+
+// Trying again would not help.
+bool is_final(int error) {
+  return error == EPROTONOSUPPORT || error == EACCES || error == EKEYREJECTED;
+}
+
+Time after(Time now, Time patience) { return now > kNever - patience ? kNever : now + patience; }
+
+}  // namespace
+
+SessionEndpoint::SessionEndpoint(SessionEngine& engine, Role role, wire::SessionId id,
+                                 std::string peer_name)
+    : engine_(engine),
+      role_(role),
+      peer_name_(std::move(peer_name)),
+      session_(id, engine.regions(), engine.options().limits) {}
+
+Status SessionEndpoint::post(const Operation& operation) {
+  if (is_closing_ || phase_ == Phase::kClosed)
+    return fail(ENOTCONN, "The endpoint to " + peer_name_ + " is closed.");
+  BTD_TRY(session_.requester().post(operation));
+  engine_.mark(*this);
+  return {};
+}
+
+void SessionEndpoint::close() {
+  if (is_closing_) return;
+  is_closing_ = true;
+  why_ = {ECANCELED, "The endpoint was closed here."};
+  engine_.mark(*this);
+}
+
+std::uint32_t SessionEndpoint::capabilities() const {
+  return engine_.node().capabilities & session_.peer_capabilities();
+}
+
+int SessionEndpoint::on_message(std::span<const std::byte> message) {
+  if (is_closing_ || handler_ == nullptr) return EBUSY;
+  return handler_->on_message(*this, message);
+}
+
+SessionEndpoint::Act SessionEndpoint::act(Time now) {
+  switch (phase_) {
+    case Phase::kAttempt:
+      static_cast<void>(session_.requester().expire(now));
+      if (is_closing_) return Act::kBreak;
+      if (now < attempt_until_) return Act::kNothing;
+      why_ = {ETIMEDOUT,
+              peer_name_ + " did not answer; is its daemon running, and can it be reached?"};
+      return Act::kBreak;
+    case Phase::kUp:
+      return act_when_up(now);
+    case Phase::kDown:
+      static_cast<void>(session_.requester().expire(now));
+      return act_when_down(now);
+    default:
+      return Act::kNothing;
+  }
+}
+
+SessionEndpoint::Act SessionEndpoint::act_when_up(Time now) {
+  if (must_break_) return Act::kBreak;
+  Requester& requester = session_.requester();
+  if (!requester.expire(now)) {
+    why_ = {ETIMEDOUT, peer_name_ + " took too long to take or give an operation's bytes."};
+    return Act::kBreak;
+  }
+  if (is_closing_) {
+    if (!has_said_bye_) {
+      has_said_bye_ = true;
+      bye_until_ = after(now, kByePatience);
+      requester.down();  // asks for nothing more
+      connection_->say_bye();
+    }
+    return connection_->is_drained() || now >= bye_until_ ? Act::kBreak : Act::kNothing;
+  }
+  if (requester.unanswered() > 0 && silent_since_ != kNever &&
+      now - silent_since_ >= engine_.options().patience.silence) {
+    why_ = {ETIMEDOUT, peer_name_ + " has been silent for too long."};
+    return Act::kBreak;
+  }
+  return Act::kNothing;
+}
+
+void SessionEndpoint::await(Time now) {
+  if (session_.requester().unanswered() == 0) {
+    silent_since_ = kNever;
+  } else if (silent_since_ == kNever) {
+    silent_since_ = now;
+  }
+}
+
+SessionEndpoint::Act SessionEndpoint::act_when_down(Time now) const {
+  if (is_closing_ || now >= give_up_) return Act::kClose;
+  return role_ == Role::kConnecting && now >= next_attempt_ ? Act::kAttempt : Act::kNothing;
+}
+
+Time SessionEndpoint::next_time() const {
+  const Requester& requester = session_.requester();
+  Time next = requester.next_deadline();
+  switch (phase_) {
+    case Phase::kAttempt:
+      return std::min(next, attempt_until_);
+    case Phase::kUp:
+      if (is_closing_) next = std::min(next, bye_until_);
+      if (silent_since_ != kNever && requester.unanswered() > 0)
+        next = std::min(next, silent_since_ + engine_.options().patience.silence);
+      return next;
+    case Phase::kDown:
+      next = std::min(next, give_up_);
+      return role_ == Role::kConnecting ? std::min(next, next_attempt_) : next;
+    default:
+      return kNever;
+  }
+}
+
+void SessionEndpoint::begin_attempt(Time now) {
+  phase_ = Phase::kAttempt;
+  attempt_until_ = after(now, engine_.options().patience.connect);
+}
+
+void SessionEndpoint::up() {
+  phase_ = Phase::kUp;
+  was_up_ = true;
+  must_break_ = false;
+  must_tell_up_ = true;
+  backoff_ = Time{};
+  silent_since_ = kNever;
+  connection_.emplace(session_, engine_.regions(), *this, engine_.may_lose());
+}
+
+void SessionEndpoint::break_for(Error why) {
+  if (phase_ != Phase::kUp || must_break_) return;
+  must_break_ = true;
+  why_ = std::move(why);
+}
+
+void SessionEndpoint::down(Error why, Time now) {
+  const bool was_connected = connection_.has_value();
+  connection_.reset();
+  session_.down();
+  phase_ = Phase::kDown;
+  must_break_ = false;
+  const Patience& patience = engine_.options().patience;
+  if (was_connected) {
+    give_up_ = after(now, role_ == Role::kConnecting ? patience.reconnect : patience.linger);
+    next_attempt_ = now;
+  } else {
+    backoff_ = std::clamp(2 * backoff_, kFirstBackoff, kLastBackoff);
+    next_attempt_ = after(now, backoff_);
+  }
+  if (!is_closing_) why_ = std::move(why);
+  const bool is_hopeless = role_ == Role::kConnecting && (!was_up_ || is_final(why_.code));
+  if (was_connected && !is_closing_ && !must_tell_up_ && handler_ != nullptr)
+    handler_->on_down(*this, why_);
+  must_tell_up_ = false;
+  if (is_hopeless) is_closing_ = true;
+}
+
+void SessionEndpoint::deliver() {
+  if (must_tell_up_ && handler_ != nullptr) {
+    must_tell_up_ = false;
+    handler_->on_up(*this);
+  }
+  while (session_.requester().has_completions()) {
+    session_.requester().take_completions(completions_);
+    for (const Completion& completion : completions_)
+      if (handler_ != nullptr) handler_->on_completion(*this, completion);
+  }
+}
+
+void SessionEndpoint::closed() {
+  session_.requester().fail_all(ECONNRESET);
+  must_tell_up_ = false;
+  phase_ = Phase::kClosed;
+  deliver();
+  if (handler_ != nullptr) handler_->on_closed(*this, why_);
+}
+
+}  // namespace btd::net

@@ -1,0 +1,109 @@
+// SessionEngine: what the engines share whose operations travel in frames (tcp, sim): the regions,
+// the endpoints and their timers, the work that threads submit, and the order of each round: take
+// what came, make it durable, answer, tell the handlers.
+//
+// A shell derives from it, owns sockets or their like, and is told what to do by the pure virtual
+// functions. The shell says what came of it by the protected ones.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <set>
+#include <variant>
+#include <vector>
+
+#include "net/session_endpoint.h"
+
+namespace btd::net {
+
+class SessionEngine : public Engine {
+ public:
+  // More that wait than that is EAGAIN.
+  static constexpr std::size_t kMaxTasks = 4096;
+
+  SessionEngine(const EngineOptions& options, std::uint64_t seed);
+  ~SessionEngine() override;
+
+  Result<RegionDescriptor> register_region(std::span<std::byte> memory, std::uint32_t access,
+                                           Persist* persist) override;
+  Status deregister_region(std::uint64_t key) override;
+  void set_epoch(Epoch epoch) override { node_.epoch = epoch; }
+  [[nodiscard]] Epoch epoch() const override { return node_.epoch; }
+  Status submit(std::function<void()> task) override;
+
+  [[nodiscard]] const EngineOptions& options() const { return options_; }
+  [[nodiscard]] const LocalNode& node() const { return node_; }
+  [[nodiscard]] RegionTable& regions() { return regions_; }
+  [[nodiscard]] std::size_t endpoints() const { return endpoints_.size(); }
+
+ protected:
+  // What the shell does. start_attempt: connects, and speaks first with session().begin_attempt();
+  // then attempt_done() or link_ended(). break_link: ends a link or an attempt; when no I/O on
+  // given-out memory is left, link_ended(), also from within. pump: connection() has something to
+  // send.
+  virtual std::unique_ptr<SessionEndpoint> make_endpoint(SessionEndpoint::Role role,
+                                                         wire::SessionId id,
+                                                         std::string peer_name) = 0;
+  virtual void start_attempt(SessionEndpoint& endpoint) = 0;
+  virtual void break_link(SessionEndpoint& endpoint) = 0;
+  virtual void pump(SessionEndpoint& endpoint) = 0;
+  virtual bool may_lose() const { return false; }
+  friend class SessionEndpoint;
+
+  // What the shell says. A new endpoint; it is attempted in the next round. Errors: EMFILE.
+  Result<Endpoint*> add_connecting(std::string peer_name, Handler& handler);
+  // The peer's first frame came. `must_break`: its older link must end first; call again then.
+  struct Refused {
+    wire::Refuse frame;
+  };
+  struct Accepted {
+    SessionEndpoint* endpoint;
+    wire::Hello answer;  // to be sent before anything else
+  };
+  struct MustBreak {
+    SessionEndpoint* endpoint;
+  };
+  using Acceptance = std::variant<Refused, Accepted, MustBreak>;
+  Acceptance accept(const wire::Hello& hello, std::string peer_name, const Acceptor& acceptor);
+  void attempt_done(SessionEndpoint& endpoint);
+  void link_ended(SessionEndpoint& endpoint, Error why);
+  // Bytes came: takes them (net/connection.h). An error ends the link in this round.
+  void feed(SessionEndpoint& endpoint, std::span<const std::byte> bytes);
+  void fed_direct(SessionEndpoint& endpoint, std::size_t count);
+  // Ends the link for this reason; the session goes on if the peer comes back.
+  void fail_link(SessionEndpoint& endpoint, Error why);
+  void mark(SessionEndpoint& endpoint);
+
+  // The round after the shell took what came. How many endpoints had something to do.
+  std::size_t step();
+  // When the next step() is due if nothing comes: the past if work waits.
+  [[nodiscard]] Time next_time();
+  // Ends all links; for the destructor of the shell, which owns them.
+  template <class F>
+  void for_each_endpoint(F&& f) {
+    for (auto& [id, endpoint] : endpoints_) f(*endpoint);
+  }
+
+ private:
+  void run_tasks();
+  void serve(SessionEndpoint& endpoint, Time now, bool is_durable);
+  void schedule(SessionEndpoint& endpoint);
+  void destroy(SessionEndpoint& endpoint);
+
+  const EngineOptions options_;
+  LocalNode node_;
+  RegionTable regions_;
+  std::mt19937_64 random_;
+  std::map<wire::SessionId, std::unique_ptr<SessionEndpoint>> endpoints_;
+  std::vector<SessionEndpoint*> dirty_, round_;
+  std::set<std::pair<Time, SessionEndpoint*>> timers_;
+
+  std::mutex mutex_;  // of the next two lines; held for moments only
+  std::deque<std::function<void()>> tasks_;
+};
+
+}  // namespace btd::net
