@@ -1,0 +1,71 @@
+// The conformance suite of the engines: what net/types.h and net/engine.h promise, asked of any two
+// engines that can reach each other. An engine's test makes a World and instantiates the suite:
+//   INSTANTIATE_TEST_SUITE_P(Tcp, Conformance, ::testing::Values(WorldMaker{"plain", make_world}));
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "net/engine.h"
+
+namespace btd::net {
+
+// A server's engine that listens and a client's, and the time that both run on.
+class World {
+ public:
+  virtual ~World() = default;
+  [[nodiscard]] virtual Engine& client() = 0;
+  [[nodiscard]] virtual Engine& server() = 0;
+  [[nodiscard]] virtual std::string address() const = 0;  // of the server
+  virtual Status listen(Acceptor acceptor) = 0;
+  // Lets both engines work until `condition` holds; false if it does not within that time. A server
+  // that is paused does not work.
+  virtual bool run_until(const std::function<bool()>& condition, Time within) = 0;
+  virtual void pause_server(bool is_paused) = 0;
+  // Time is the simulation's: it does not pass while a thread works.
+  [[nodiscard]] virtual bool is_simulated() const { return false; }
+  // Breaks the connection between them, wherever it stands; both may connect anew.
+  virtual void cut() = 0;
+  // The server dies without a word, and nobody listens any more.
+  virtual void kill_server() = 0;
+};
+
+struct WorldOptions {
+  Limits limits;
+  Patience patience{.connect = std::chrono::seconds(2),
+                    .silence = std::chrono::milliseconds(300),
+                    .reconnect = std::chrono::seconds(2),
+                    .linger = std::chrono::seconds(2)};
+  Epoch epoch = 0;
+};
+
+struct WorldMaker {
+  std::string name;
+  std::function<std::unique_ptr<World>(const WorldOptions&)> make;
+  friend void PrintTo(const WorldMaker& maker, std::ostream* out) { *out << maker.name; }
+};
+
+class Conformance : public ::testing::TestWithParam<WorldMaker> {};
+
+// Writes down all that its endpoints tell.
+class Recorder : public Handler {
+ public:
+  void on_completion(Endpoint& endpoint, const Completion& completion) override;
+  int on_message(Endpoint& endpoint, std::span<const std::byte> message) override;
+  void on_up(Endpoint& endpoint) override;
+  void on_down(Endpoint& endpoint, const Error& why) override;
+  void on_closed(Endpoint& endpoint, const Error& why) override;
+
+  std::vector<Completion> completions;
+  std::vector<std::vector<std::byte>> messages;
+  std::vector<Endpoint*> endpoints;  // that are not closed
+  int refusal = 0;                   // of the messages that come
+  int ups = 0, downs = 0, closes = 0;
+  Error last;
+};
+
+}  // namespace btd::net

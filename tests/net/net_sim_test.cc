@@ -1,0 +1,54 @@
+// The conformance suite on simulated networks: a good one, one whose streams are cut, one that
+// loses, repeats and reorders frames.
+#include "net/sim/sim_engine.h"
+#include "net/sim/sim_network.h"
+#include "tests/net/conformance.h"
+
+namespace btd::net::sim {
+namespace {
+
+class SimWorld final : public World {
+ public:
+  SimWorld(const WorldOptions& options, const Faults& faults, std::uint64_t seed)
+      : network_(seed, faults) {
+    const EngineOptions engine{
+        .epoch = options.epoch, .limits = options.limits, .patience = options.patience};
+    client_ = std::make_unique<SimEngine>(network_, "client", engine);
+    server_ = std::make_unique<SimEngine>(network_, "server", engine);
+  }
+
+  Engine& client() override { return *client_; }
+  Engine& server() override { return *server_; }
+  [[nodiscard]] std::string address() const override { return "server"; }
+  Status listen(Acceptor acceptor) override {
+    BTD_TRY(server_->listen("server", std::move(acceptor)));
+    return {};
+  }
+  bool run_until(const std::function<bool()>& condition, Time within) override {
+    return network_.run_until(condition, within);
+  }
+  void pause_server(bool is_paused) override { network_.pause("server", is_paused); }
+  [[nodiscard]] bool is_simulated() const override { return true; }
+  void cut() override { client_->cut_links(); }
+  void kill_server() override { server_.reset(); }
+
+ private:
+  SimNetwork network_;
+  std::unique_ptr<SimEngine> client_, server_;
+};
+
+WorldMaker world(const char* name, const Faults& faults) {
+  return {name, [faults](const WorldOptions& options) -> std::unique_ptr<World> {
+            return std::make_unique<SimWorld>(options, faults, 1);
+          }};
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Sim, Conformance,
+    ::testing::Values(world("Good", {}), world("Cut", {.cut = 0.01, .cut_in_silence = 0.3}),
+                      world("Lossy",
+                            {.may_lose = true, .loss = 0.002, .repeat = 0.02, .delay = 0.004})),
+    [](const auto& one) { return one.param.name; });
+
+}  // namespace
+}  // namespace btd::net::sim
