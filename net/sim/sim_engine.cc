@@ -220,7 +220,8 @@ void SimEngine::send_frames(std::uint64_t number, Link& link, const std::vector<
     if (network_.is_cut(name_, link.peer_name) || network_.happens(faults.loss)) continue;
     const int copies = network_.happens(faults.repeat) ? 2 : 1;
     for (int i = 0; i < copies; ++i) {
-      Time time = network_.now() + network_.latency(link.peer_name);
+      link.last = std::max(link.last, network_.now() + network_.latency(link.peer_name));
+      Time time = link.last;
       if (network_.happens(faults.delay))
         time += Time(std::uniform_int_distribution<std::int64_t>(
             0, faults.delay_max.count())(network_.random()));

@@ -47,7 +47,7 @@ INSTANTIATE_TEST_SUITE_P(
     Sim, Conformance,
     ::testing::Values(world("Good", {}), world("Cut", {.cut = 0.01, .cut_in_silence = 0.3}),
                       world("Lossy",
-                            {.may_lose = true, .loss = 0.002, .repeat = 0.02, .delay = 0.004})),
+                            {.may_lose = true, .loss = 0.01, .repeat = 0.02, .delay = 0.01})),
     [](const auto& one) { return one.param.name; });
 
 }  // namespace
