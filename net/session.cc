@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <string>
+#include <utility>
 
 namespace btd::net {
 
@@ -79,21 +80,23 @@ void Session::up(const wire::Hello& peers, bool is_known) {
 
 Status Session::answered(const wire::Hello& answer) {
   BTD_TRY(common_version(answer));
-  if (answer.session != id_ || answer.attempt != attempt_ || answer.window == 0)
+  if (answer.session != id_ || answer.attempt != attempt_ || answer.window == 0 ||
+      answer.state == 0)
     return fail(EPROTO, "The peer answered another connection's handshake.");
-  up(answer, answer.known != 0);
+  up(answer, std::exchange(state_, answer.state) == answer.state);
   return {};
 }
 
 Result<wire::Hello> Session::accept(const wire::Hello& peers, const LocalNode& node,
-                                    bool is_known) {
+                                    std::uint64_t new_state) {
   BTD_ASSIGN(const std::uint16_t version, common_version(peers));
   if (peers.attempt <= attempt_) return fail(ESTALE, "The peer has a newer connection already.");
   if (peers.window == 0) return fail(EPROTO, "The peer grants nothing.");
   attempt_ = peers.attempt;
-  up(peers, is_known);
+  if (new_state != 0) state_ = new_state;
+  up(peers, new_state == 0);
   wire::Hello answer = hello(node);
-  answer.known = is_known ? 1 : 0;
+  answer.state = state_;
   answer.version_min = answer.version_max = version;
   return wire::sealed(answer);
 }

@@ -27,10 +27,11 @@ class Session {
   [[nodiscard]] wire::Hello begin_attempt(const LocalNode& node);
   Status answered(const wire::Hello& answer);
 
-  // The accepting side's; `is_known` if the session was here before. The connection of an older
-  // attempt must have ended: nothing of it may still be on the way into memory. Errors: ESTALE an
-  // old attempt.
-  Result<wire::Hello> accept(const wire::Hello& hello, const LocalNode& node, bool is_known);
+  // The accepting side's; `new_state`, not 0, names the state of a session that was not here
+  // before; 0 if it was. The connection of an older attempt must have ended: nothing of it may
+  // still be on the way into memory. Errors: ESTALE an old attempt.
+  Result<wire::Hello> accept(const wire::Hello& hello, const LocalNode& node,
+                             std::uint64_t new_state);
 
   void down() { requester_.down(); }
 
@@ -49,6 +50,7 @@ class Session {
   const wire::SessionId id_;
   const Limits limits_;
   std::uint32_t attempt_ = 0;
+  std::uint64_t state_ = 0;  // of the accepting side, as it was when they last spoke
   NodeId peer_ = 0;
   std::uint32_t peer_capabilities_ = 0;
   Requester requester_;

@@ -83,7 +83,7 @@ SessionEngine::Acceptance SessionEngine::accept(const wire::Hello& hello, std::s
     made = make_endpoint(SessionEndpoint::Role::kAccepting, hello.session, peer_name);
     endpoint = made.get();
   }
-  auto answer = endpoint->session_.accept(hello, node_, is_known);
+  auto answer = endpoint->session_.accept(hello, node_, is_known ? 0 : random_() | 1);
   if (!answer) return Refused{refuse(answer.error().code)};
   endpoint->set_peer_name(std::move(peer_name));
   if (!is_known) {

@@ -72,12 +72,15 @@ struct SessionId {
 // has the chosen one in both.
 struct Hello {
   FrameType type = FrameType::kHello;
-  std::uint8_t known = 0;  // in an answer: 1 if it still has the session's state
+  std::uint8_t reserved = 0;
   std::uint16_t node = 0;
   std::uint32_t magic = kMagic;
   std::uint16_t version_min = kVersionMin, version_max = kVersionMax;
   std::uint32_t attempt = 0;  // of this session, from 1; an older one is refused
   SessionId session;
+  // In an answer: names the state that the accepting side has of the session. Another one than at
+  // the last connection says that it has forgotten what it answered.
+  std::uint64_t state = 0;
   std::uint64_t oldest = 0;  // the sender's first request that is not completed
   std::uint64_t epoch = 0;
   std::uint64_t transfer_bytes = 0;  // granted to the peer
@@ -86,7 +89,7 @@ struct Hello {
   std::uint32_t capabilities = 0;
   std::uint32_t crc = 0;
 };
-static_assert(sizeof(Hello) == 72);
+static_assert(sizeof(Hello) == 80);
 
 // In place of an answer's Hello.
 struct Refuse {

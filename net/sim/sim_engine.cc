@@ -23,6 +23,15 @@ std::size_t frame_bytes(std::span<const std::byte> bytes) {
   return sizeof(header) + header.length;
 }
 
+void renumber(std::vector<std::byte>& frame) {
+  if (frame[0] != static_cast<std::byte>(wire::FrameType::kRequest)) return;
+  wire::RequestHeader header;
+  std::memcpy(&header, frame.data(), sizeof(header));
+  ++header.seq;
+  header = wire::sealed(header);
+  std::memcpy(frame.data(), &header, sizeof(header));
+}
+
 }  // namespace
 
 SimEngine::SimEngine(SimNetwork& network, std::string name, const EngineOptions& options)
@@ -214,12 +223,13 @@ void SimEngine::send_frames(std::uint64_t number, Link& link, const std::vector<
   const Faults& faults = network_.faults();
   for (std::size_t at = 0; at < bytes.size();) {
     const std::size_t n = frame_bytes(std::span{bytes}.subspan(at));
-    const std::vector<std::byte> frame(bytes.begin() + static_cast<std::ptrdiff_t>(at),
-                                       bytes.begin() + static_cast<std::ptrdiff_t>(at + n));
+    std::vector<std::byte> frame(bytes.begin() + static_cast<std::ptrdiff_t>(at),
+                                 bytes.begin() + static_cast<std::ptrdiff_t>(at + n));
     at += n;
     if (network_.is_cut(name_, link.peer_name) || network_.happens(faults.loss)) continue;
     const int copies = network_.happens(faults.repeat) ? 2 : 1;
     for (int i = 0; i < copies; ++i) {
+      if (i == 1 && faults.forge) renumber(frame);
       link.last = std::max(link.last, network_.now() + network_.latency(link.peer_name));
       Time time = link.last;
       if (network_.happens(faults.delay))

@@ -35,6 +35,8 @@ struct Faults {
   bool may_lose = false;
   double loss = 0, repeat = 0, delay = 0;
   Time delay_max = std::chrono::milliseconds(5);
+  // For a test of tests: a request that is repeated gets a number of its own.
+  bool forge = false;
 };
 
 class SimNetwork {
