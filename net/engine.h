@@ -18,6 +18,7 @@
 
 #include "alloc/persist.h"
 #include "alloc/result.h"
+#include "net/timers.h"
 #include "net/types.h"
 
 namespace btd::net {
@@ -113,6 +114,11 @@ class Engine {
   virtual void set_epoch(Epoch epoch) = 0;
   [[nodiscard]] virtual Epoch epoch() const = 0;
   [[nodiscard]] virtual Time now() const = 0;
+
+  // Runs `task` in poll() or wait() at that time; cancel() is false if it has run. kNever: it never
+  // runs.
+  virtual TimerId at(Time when, std::function<void()> task) = 0;
+  virtual bool cancel(TimerId id) = 0;
 
   // Does what can be done now; how many events that were. Errors: the engine is broken, for good.
   virtual Result<std::size_t> poll() = 0;

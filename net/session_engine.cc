@@ -140,14 +140,14 @@ void SessionEngine::mark(SessionEndpoint& endpoint) {
 
 std::size_t SessionEngine::step() {
   run_tasks();
-  const Time at = now();
-  while (!timers_.empty() && timers_.begin()->first <= at) {
+  const Time time = now();
+  std::size_t served = tasks_later_.run(time);
+  while (!timers_.empty() && timers_.begin()->first <= time) {
     SessionEndpoint& due = *timers_.begin()->second;
     timers_.erase(timers_.begin());
     due.scheduled_ = kNever;
     mark(due);
   }
-  std::size_t served = 0;
   for (int i = 0; i < kRounds && !dirty_.empty(); ++i) {
     const bool is_durable = regions_.drain();
     round_.swap(dirty_);
@@ -155,7 +155,7 @@ std::size_t SessionEngine::step() {
       SessionEndpoint* const mine = endpoint;
       if (mine == nullptr) continue;
       mine->is_dirty_ = false;
-      serve(*mine, at, is_durable);
+      serve(*mine, time, is_durable);
       ++served;
     }
     round_.clear();
@@ -213,7 +213,7 @@ Time SessionEngine::next_time() {
     const std::lock_guard lock(mutex_);
     if (!tasks_.empty()) return Time{};
   }
-  return timers_.empty() ? kNever : timers_.begin()->first;
+  return std::min(tasks_later_.next(), timers_.empty() ? kNever : timers_.begin()->first);
 }
 
 }  // namespace btd::net

@@ -33,6 +33,10 @@ class SessionEngine : public Engine {
   Status deregister_region(std::uint64_t key) override;
   void set_epoch(Epoch epoch) override { node_.epoch = epoch; }
   [[nodiscard]] Epoch epoch() const override { return node_.epoch; }
+  TimerId at(Time when, std::function<void()> task) override {
+    return tasks_later_.add(when, std::move(task));
+  }
+  bool cancel(TimerId id) override { return tasks_later_.cancel(id); }
   Status submit(std::function<void()> task) override;
 
   [[nodiscard]] const EngineOptions& options() const { return options_; }
@@ -101,6 +105,7 @@ class SessionEngine : public Engine {
   std::map<wire::SessionId, std::unique_ptr<SessionEndpoint>> endpoints_;
   std::vector<SessionEndpoint*> dirty_, round_;
   std::set<std::pair<Time, SessionEndpoint*>> timers_;
+  Timers tasks_later_;
 
   std::mutex mutex_;  // of the next two lines; held for moments only
   std::deque<std::function<void()>> tasks_;

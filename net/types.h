@@ -28,7 +28,7 @@ using NodeId = std::uint16_t;
 using Epoch = std::uint64_t;
 
 enum class Verb : std::uint8_t {
-  kNone = 0,  // stands for one that was given up: keeps the numbers without a gap
+  kNone = 0,  // does nothing: a probe, or in place of one that was given up
   kRead = 1,
   kWritePersist = 2,
   kCas8 = 3,

@@ -9,31 +9,6 @@
 
 namespace btd::net {
 
-void Recorder::on_completion(Endpoint& /*endpoint*/, const Completion& completion) {
-  completions.push_back(completion);
-}
-
-int Recorder::on_message(Endpoint& /*endpoint*/, std::span<const std::byte> message) {
-  if (refusal == 0) messages.emplace_back(message.begin(), message.end());
-  return refusal;
-}
-
-void Recorder::on_up(Endpoint& endpoint) {
-  ++ups;
-  if (std::ranges::find(endpoints, &endpoint) == endpoints.end()) endpoints.push_back(&endpoint);
-}
-
-void Recorder::on_down(Endpoint& /*endpoint*/, const Error& why) {
-  ++downs;
-  last = why;
-}
-
-void Recorder::on_closed(Endpoint& endpoint, const Error& why) {
-  ++closes;
-  last = why;
-  std::erase(endpoints, &endpoint);
-}
-
 namespace {
 
 using std::chrono::milliseconds;

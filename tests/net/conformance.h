@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "net/engine.h"
+#include "tests/net/recorder.h"
 
 namespace btd::net {
 
@@ -50,22 +51,5 @@ struct WorldMaker {
 };
 
 class Conformance : public ::testing::TestWithParam<WorldMaker> {};
-
-// Writes down all that its endpoints tell.
-class Recorder : public Handler {
- public:
-  void on_completion(Endpoint& endpoint, const Completion& completion) override;
-  int on_message(Endpoint& endpoint, std::span<const std::byte> message) override;
-  void on_up(Endpoint& endpoint) override;
-  void on_down(Endpoint& endpoint, const Error& why) override;
-  void on_closed(Endpoint& endpoint, const Error& why) override;
-
-  std::vector<Completion> completions;
-  std::vector<std::vector<std::byte>> messages;
-  std::vector<Endpoint*> endpoints;  // that are not closed
-  int refusal = 0;                   // of the messages that come
-  int ups = 0, downs = 0, closes = 0;
-  Error last;
-};
 
 }  // namespace btd::net
