@@ -134,7 +134,7 @@ void Heap::log_large_header(Record& record, const Segment& segment) const {
   std::array<std::uint64_t, sizeof(SegmentHeader) / kWordBytes> image{};
   image[0] = checked_word(segment.word.pack());
   image[1] = std::uint64_t{generation_} << 32;
-  image.at(offsetof(SegmentHeader, bitmap) / kWordBytes) = 1;  // live
+  image.at(offsetof(SegmentHeader, live) / kWordBytes) = 1;
   record.bytes(segment.header, image.data(), sizeof(image));
 }
 
