@@ -17,6 +17,8 @@ namespace btd {
 namespace {
 
 constexpr std::uint64_t kMaxLimboBytes = 8 * 1024 * 1024;
+// Wholly free segments that each class keeps; who runs out of memory takes them.
+constexpr std::uint64_t kMaxEmpty = 32;
 
 Status check_options(const ArenaSource& source, const Heap::Options& options,
                      const SegmentTable::Geometry& plan) {
@@ -264,6 +266,7 @@ Status Heap::attach(std::uint32_t index, bool clean) {
     list(bin, segment);
   }
   limbo_limit_ = std::min(kMaxLimboBytes, table_.capacity() * kSegmentBytes / 8);
+  empty_limit_ = std::min(kMaxEmpty, table_.capacity() / 64);
   return {};
 }
 

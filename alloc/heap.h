@@ -245,6 +245,7 @@ class Heap {
   struct alignas(2 * kLineBytes) Bin {
     std::mutex mutex;
     std::vector<Segment*> partial;  // with available slots; the last one is used next
+    std::size_t empty = 0;          // of these, wholly free
   };
   explicit Heap(ArenaSource& source);
   void check_arena(std::uint32_t index,
@@ -318,6 +319,8 @@ class Heap {
   Status trim();
   static void list(Bin& bin, Segment* segment);
   static void unlist(Bin& bin, Segment* segment);
+  static Slot take_from(Bin& bin);
+  static void return_to(Bin& bin, const Slot& slot);
 
   std::unique_ptr<TxContext> take_context();
   void return_context(std::unique_ptr<TxContext> context);
@@ -332,8 +335,10 @@ class Heap {
   SegmentTable table_;
   std::unique_ptr<Journal> journal_;
   std::array<Bin, kClasses> bins_;
-  std::mutex room_mutex_;          // one thread at a time makes room
-  std::uint64_t limbo_limit_ = 0;  // with more waiting for the watermark a commit checkpoints
+  std::mutex room_mutex_;  // one thread at a time makes room
+  // With more bytes that wait for the watermark a commit runs a checkpoint.
+  std::atomic<std::uint64_t> limbo_limit_{0};
+  std::atomic<std::uint64_t> empty_limit_{0};  // wholly free segments that a bin keeps
   std::mutex contexts_mutex_;
   std::vector<std::unique_ptr<TxContext>> contexts_;
   std::mutex checkpoint_mutex_;  // until what became ripe is returned

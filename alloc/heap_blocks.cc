@@ -21,14 +21,35 @@ constexpr std::uint32_t kMaxGrowth = 8;
 void Heap::list(Bin& bin, Segment* segment) {
   segment->list_index = static_cast<std::uint32_t>(bin.partial.size());
   bin.partial.push_back(segment);
+  if (segment->free_slots == segment->slots) ++bin.empty;
 }
 
 void Heap::unlist(Bin& bin, Segment* segment) {
+  if (segment->free_slots == segment->slots) --bin.empty;
   Segment* last = bin.partial.back();
   bin.partial[segment->list_index] = last;
   last->list_index = segment->list_index;
   bin.partial.pop_back();
   segment->list_index = Segment::kNotListed;
+}
+
+// There is one that has a slot.
+Slot Heap::take_from(Bin& bin) {
+  Segment* const segment = bin.partial.back();
+  if (segment->free_slots == segment->slots) --bin.empty;
+  const std::uint32_t slot = segment->take_slot();
+  if (segment->free_slots == 0) unlist(bin, segment);
+  return {.segment = segment, .index = slot};
+}
+
+void Heap::return_to(Bin& bin, const Slot& slot) {
+  Segment* const segment = slot.segment;
+  segment->return_slot(slot.index);
+  if (segment->list_index == Segment::kNotListed) {
+    list(bin, segment);
+  } else if (segment->free_slots == segment->slots) {
+    ++bin.empty;
+  }
 }
 
 Result<Slot> Heap::reserve_slot(std::size_t bytes) {
@@ -43,12 +64,7 @@ Result<Slot> Heap::reserve_small(std::uint8_t size_class) {
     {
       const std::lock_guard lock(bin.mutex);
       if (bin.partial.empty() && (looked || !others_freed())) BTD_TRY(grow(bin, size_class));
-      if (!bin.partial.empty()) {
-        Segment* segment = bin.partial.back();
-        const std::uint32_t slot = segment->take_slot();
-        if (segment->free_slots == 0) unlist(bin, segment);
-        return Slot{.segment = segment, .index = slot};
-      }
+      if (!bin.partial.empty()) return take_from(bin);
     }
     BTD_TRY(std::exchange(looked, true) ? make_room(1) : return_freed());
   }
@@ -125,8 +141,7 @@ void Heap::cancel(const Slot& slot) {
   }
   Bin& bin = bins_.at(segment->word.size_class);
   const std::lock_guard lock(bin.mutex);
-  segment->return_slot(slot.index);
-  if (segment->list_index == Segment::kNotListed) list(bin, segment);
+  return_to(bin, slot);
 }
 
 void Heap::log_large_header(Record& record, const Segment& segment) const {
@@ -134,7 +149,7 @@ void Heap::log_large_header(Record& record, const Segment& segment) const {
   std::array<std::uint64_t, sizeof(SegmentHeader) / kWordBytes> image{};
   image[0] = checked_word(segment.word.pack());
   image[1] = std::uint64_t{generation_} << 32;
-  image.at(offsetof(SegmentHeader, bitmap) / kWordBytes) = 1;  // live
+  image.at(offsetof(SegmentHeader, live) / kWordBytes) = 1;
   record.bytes(segment.header, image.data(), sizeof(image));
 }
 
@@ -212,10 +227,10 @@ Status Heap::return_slots(std::vector<Slot>& slots) {
       continue;
     }
     segment->unclaim(slot.index);
-    segment->return_slot(slot.index);
-    if (segment->list_index == Segment::kNotListed) list(*bin, segment);
-    // One segment stays, so that a lone block allocated and freed does not cost two fences a time.
-    if (segment->free_slots == segment->slots && bin->partial.size() > 1) {
+    return_to(*bin, slot);
+    // Some stay, so that who frees and allocates in turn does not pay for headers each time.
+    if (segment->free_slots == segment->slots && bin->empty > empty_limit_ &&
+        bin->partial.size() > 1) {
       unlist(*bin, segment);
       empty.push_back(segment);
     }

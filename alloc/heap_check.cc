@@ -36,7 +36,7 @@ std::string remnant(const SegmentHeader& header) {
   if (!bits) return "has a damaged header";
   const SegmentWord word = SegmentWord::unpack(*bits);
   const bool freed = word.kind == SegmentKind::kLarge &&
-                     word.contract == Contract::kTransactional && (header.bitmap[0].live & 1U) == 0;
+                     word.contract == Contract::kTransactional && (header.live[0] & 1U) == 0;
   return freed ? "" : "is free, but its header says that it is in use";
 }
 

@@ -154,8 +154,7 @@ bool Heap::bury(unsigned user) {
 void Heap::finish_for(unsigned user) {
   journal_->bury(user, [this](Offset word, std::uint64_t bits) {
     // Freed, and so claimed: until the owner takes it back.
-    auto* const slots = reinterpret_cast<SlotBits*>(base_ + word);
-    __atomic_fetch_or(reinterpret_cast<std::uint64_t*>(&slots->freed), bits, __ATOMIC_SEQ_CST);
+    table_.mark_freed(word, bits);
     table_.flag(word);
   });
   SharedLock::release_of(shared().names, user);
@@ -248,7 +247,8 @@ Status Heap::close() {
 Status Heap::write_what_is_known() {
   BTD_TRY(return_freed());
   BTD_TRY(checkpoint());
-  return recoverable_->write_bitmaps();
+  BTD_TRY(recoverable_->write_bitmaps());
+  return table_.persist_freed();
 }
 
 // Others go on.

@@ -26,7 +26,7 @@ inline constexpr std::size_t kLineBytes = 64;  // what a flush makes durable, an
 inline constexpr std::size_t kWordBytes = 8;   // what NVRAM stores atomically
 inline constexpr std::size_t kPageBytes = 4096;
 inline constexpr std::uint64_t kSegmentBytes = 64 * 1024;
-inline constexpr std::uint32_t kFormatVersion = 3;
+inline constexpr std::uint32_t kFormatVersion = 4;
 inline constexpr unsigned kRootSlots = 64;
 
 template <class T>
@@ -253,28 +253,26 @@ struct SegmentWord {
   }
 };
 
-// A bitmap of at most so many bits lies in the header; a longer one at the segment's head.
+// Two bitmaps of at most so many bits lie in the header; longer ones at the segment's head: a run
+// of live words, then a run of freed words, so that who flushes the former spares the latter.
 inline constexpr unsigned kInlineBitmapBits = 128;
+inline constexpr unsigned kInlineBitmapWords = kInlineBitmapBits / 64;
 
-// The bits of 64 slots. Of a transactional segment `live` is always true. Of a recoverable one it
-// is right after a clean close; while the heap is open, and after a process died, it also has slots
-// that a thread keeps in its cache; after the machine stopped it means nothing.
-struct SlotBits {
-  persistent<std::uint64_t> live;  // allocated
-  // Transactional: claimed by who frees it, until it may be allocated again. Recoverable: freed by
-  // another than the segment's owner, not yet taken back.
-  transient<std::uint64_t> freed;
-};
-static_assert(sizeof(SlotBits) == 16);
-
+// Live: allocated. Of a transactional segment that is always true. Of a recoverable one it is right
+// after a clean close; while the heap is open, and after a process died, it also has slots that a
+// thread keeps in its cache; after the machine stopped it means nothing.
+// Freed: transactional: claimed by who frees it, until it may be allocated again. Recoverable:
+// freed by another than the segment's owner, not yet taken back. Zero after a clean close.
 struct SegmentHeader {
   persistent<std::uint64_t> word;    // checked word of SegmentWord, or 0
   transient<std::uint32_t> pending;  // others freed in it: the owner is to look
   std::array<std::uint8_t, 4> pad0;
   persistent<std::uint64_t> reserved[2];
-  SlotBits bitmap[kInlineBitmapBits / 64];
+  persistent<std::uint64_t> live[kInlineBitmapWords];
+  transient<std::uint64_t> freed[kInlineBitmapWords];
 };
 static_assert(sizeof(SegmentHeader) == kLineBytes);
-static_assert(offsetof(SegmentHeader, bitmap) == 32);
+static_assert(offsetof(SegmentHeader, live) == 32);
+static_assert(offsetof(SegmentHeader, freed) == 48);
 
 }  // namespace btd

@@ -606,7 +606,7 @@ Status Recoverable::write_bitmaps() {
       // Memory that nobody recovered is kept as it is: all of it counts as live.
       segment.store_live(i, segment.dirty ? segment.existing(i) : live & ~freed);
     }
-    heap_.persist_.flush(segment.bits, segment.words * sizeof(SlotBits));
+    heap_.persist_.flush(segment.live, segment.words * kWordBytes);
   });
   return heap_.persist_.drain() ? Status{} : heap_.persist_.health();
 }

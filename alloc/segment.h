@@ -1,8 +1,8 @@
 // Segment: what this process knows in DRAM of one segment or large extent in use.
 //
-// The allocation bits (SlotBits) are on the medium, where every user sees them. What only the owner
-// of the arena needs to hand out slots is here. Transactional: `avail` says which slots may be
-// allocated. A slot that is neither available nor live is on its way: reserved by an open
+// The allocation bits (live and freed) are on the medium, where every user sees them. What only the
+// owner of the arena needs to hand out slots is here. Transactional: `avail` says which slots may
+// be allocated. A slot that is neither available nor live is on its way: reserved by an open
 // transaction, or freed (its freed bit is set) and waiting for the watermark. avail and free_slots
 // belong to the lock of the segment's bin. Recoverable: `state` says exactly which slots are
 // allocated. The live bits on the medium also cover slots that a thread's cache keeps; only the
@@ -34,10 +34,11 @@ struct Segment {
   std::uint64_t slot_bytes = 0;
   std::uint64_t inverse = 0;  // inverse_of(slot_bytes); 0 of a large extent
   std::uint8_t* state = nullptr;
-  SlotBits* bits = nullptr;
+  persistent<std::uint64_t>* live = nullptr;
   std::uint32_t slots = 0;
   std::uint32_t free_slots = 0;  // slots that may be taken and nobody claimed
   SegmentWord word;
+  transient<std::uint64_t>* freed = nullptr;
 
   std::atomic<const void*> owner{nullptr};  // of a recoverable segment: a thread's cache
   std::uint32_t list_index = kNotListed;    // in a list of segments with free slots
@@ -45,7 +46,7 @@ struct Segment {
   std::uint32_t hint = 0;                   // word where the last available slot was found
   std::uint64_t id = 0;                     // of its first 64 KiB: Offset / kSegmentBytes
   Offset header = 0;                        // its SegmentHeader
-  Offset bitmap = 0;                        // its SlotBits
+  Offset bitmap = 0;                        // its live words
   bool foreign =
       false;  // of an arena that another user owns: only looked at, never handed out from
   // Of a recoverable segment: a record that may be replayed writes into it; frees of others wait in
@@ -121,10 +122,10 @@ struct Segment {
 
   // A plain store of the owner may meet loads of others, never their stores.
   [[nodiscard]] std::uint64_t* live_at(std::uint32_t i) const {
-    return reinterpret_cast<std::uint64_t*>(&bits[i].live);
+    return reinterpret_cast<std::uint64_t*>(live + i);
   }
   [[nodiscard]] std::uint64_t* freed_at(std::uint32_t i) const {
-    return reinterpret_cast<std::uint64_t*>(&bits[i].freed);
+    return reinterpret_cast<std::uint64_t*>(freed + i);
   }
   [[nodiscard]] std::uint64_t load_live(std::uint32_t i) const {
     return __atomic_load_n(live_at(i), __ATOMIC_ACQUIRE);
@@ -156,7 +157,7 @@ struct Segment {
   [[nodiscard]] Offset slot_offset(std::uint32_t slot) const { return data + slot * slot_bytes; }
   // Where the journal changes the slot's bit.
   [[nodiscard]] Offset bitmap_word(std::uint32_t slot) const {
-    return bitmap + std::uint64_t{slot} / 64 * sizeof(SlotBits);
+    return bitmap + std::uint64_t{slot} / 64 * kWordBytes;
   }
   [[nodiscard]] static constexpr std::uint64_t mask_of(std::uint32_t slot) {
     return std::uint64_t{1} << (slot % 64);

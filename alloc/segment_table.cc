@@ -151,7 +151,7 @@ Status SegmentTable::read_segment(std::uint32_t arena, std::uint32_t index, bool
   const bool recoverable = word.contract == Contract::kRecoverable;
   // A transactional large extent that was freed keeps its header: with the bit clear it means
   // nothing.
-  if (!small && !recoverable && (header->bitmap[0].live & 1U) == 0) return {};
+  if (!small && !recoverable && (header->live[0] & 1U) == 0) return {};
   Segment* segment = make(word, first_id(arena) + index);
   if (recoverable) {
     segment->uncounted = true;  // counted when it is first allocated from
@@ -217,12 +217,16 @@ void SegmentTable::describe(Segment& segment, const SegmentWord& word, std::uint
   segment.word = word;
   segment.header = arena * arena_bytes_ + geometry(arena).table_offset +
                    (id - first_id(arena)) * sizeof(SegmentHeader);
-  set_places(segment, segment.header + offsetof(SegmentHeader, bitmap));
-  segment.bits = reinterpret_cast<SlotBits*>(base_ + segment.bitmap);
+  set_places(segment);
+  const std::uint32_t words =
+      segment.large() ? kInlineBitmapWords : kSizeClasses[word.size_class].bitmap_words;
+  segment.live = reinterpret_cast<persistent<std::uint64_t>*>(base_ + segment.bitmap);
+  segment.freed = reinterpret_cast<transient<std::uint64_t>*>(segment.live + words);
 }
 
 // Where its slots and bits lie.
-void SegmentTable::set_places(Segment& segment, Offset inline_bitmap) {
+void SegmentTable::set_places(Segment& segment) {
+  const Offset inline_bitmap = segment.header + offsetof(SegmentHeader, live);
   const Offset start = segment.id * kSegmentBytes;
   if (segment.large()) {
     segment.data = start;
@@ -250,7 +254,7 @@ Segment* SegmentTable::make_fresh(SegmentWord word, std::uint64_t id) {
   const auto arena = static_cast<std::uint32_t>(id * kSegmentBytes / arena_bytes_);
   SegmentHeader* const header = header_at(arena, static_cast<std::uint32_t>(id - first_id(arena)));
   header->pending.shared().store(0);
-  for (SlotBits& bits : header->bitmap) bits.freed.shared().store(0);
+  for (auto& bits : header->freed) bits.shared().store(0);
   return make(word, id);
 }
 
@@ -335,7 +339,10 @@ bool SegmentTable::take_backed(std::uint64_t id, std::uint64_t span) {
 // Plain stores: nobody trusts the bits of a recoverable segment before a clean close persists them.
 // Its states say the same from now on.
 void SegmentTable::clear_bits(const Segment& segment) const {
-  std::memset(base_ + segment.bitmap, 0, segment.words * sizeof(SlotBits));
+  for (std::uint32_t i = 0; i < segment.words; ++i) {
+    segment.store_live(i, 0);
+    segment.freed[i].shared().store(0, std::memory_order_relaxed);
+  }
 }
 
 Status SegmentTable::create(std::span<Segment* const> fresh) {
@@ -349,14 +356,12 @@ Status SegmentTable::create(std::span<Segment* const> fresh) {
     }
     // At the head lies old data, whose zeros need not be durable. An inline bitmap that reads as
     // zero is zero on NVRAM too: retire() and the journal fenced it.
-    const auto zero = [](const SlotBits& bits) { return bits.live == 0; };
-    if (kSizeClasses[segment->word.size_class].inline_bitmap &&
-        std::all_of(segment->bits, segment->bits + segment->words, zero)) {
-      for (std::uint32_t i = 0; i < segment->words; ++i) segment->bits[i].freed = 0;
-      continue;
-    }
+    const bool zero = kSizeClasses[segment->word.size_class].inline_bitmap &&
+                      std::all_of(segment->live, segment->live + segment->words,
+                                  [](std::uint64_t word) { return word == 0; });
     clear_bits(*segment);
-    persist_.flush(segment->bits, segment->words * sizeof(SlotBits));
+    if (zero) continue;
+    persist_.flush(segment->live, segment->words * kWordBytes);
     cleared = true;
   }
   if (cleared && !persist_.drain()) return persist_.health();
@@ -372,10 +377,10 @@ Status SegmentTable::retire(std::span<Segment* const> empty) {
   for (const Segment* segment : empty) {
     SegmentHeader* header = header_of(*segment);
     // A clean close may have left bits of a recoverable segment; its next user wants zeros.
-    for (SlotBits& bits : header->bitmap) {
-      if (bits.live != 0) persist_.store(bits.live, std::uint64_t{0});
-      bits.freed.shared().store(0);
+    for (auto& bits : header->live) {
+      if (bits != 0) persist_.store(bits, std::uint64_t{0});
     }
+    for (auto& bits : header->freed) bits.shared().store(0);
     header->pending.shared().store(0);
     persist_.store(header->word, std::uint64_t{0});
   }
@@ -432,14 +437,51 @@ std::uint32_t group_size(const SegmentTable::Geometry& plan) {
 
 }  // namespace
 
+std::uint64_t SegmentTable::index_of(Offset at) const {
+  const Geometry& plan = geometry(static_cast<std::uint32_t>(at / arena_bytes_));
+  const std::uint64_t into = at % arena_bytes_;
+  return into < plan.segments_offset ? (into - plan.table_offset) / sizeof(SegmentHeader)
+                                     : (into - plan.segments_offset) / kSegmentBytes;
+}
+
+void SegmentTable::mark_freed(Offset live, std::uint64_t bits) const {
+  const auto arena = static_cast<std::uint32_t>(live / arena_bytes_);
+  const Geometry& plan = geometry(arena);
+  const std::uint64_t index = index_of(live);
+  if (index >= plan.segment_count) return;
+  std::uint32_t words = kInlineBitmapWords;
+  if (live % arena_bytes_ >= plan.segments_offset) {
+    // The header stands while a slot is allocated, or freed and not taken back.
+    const std::uint64_t raw = load_word(header_at(arena, static_cast<std::uint32_t>(index))->word);
+    const Decoded decoded = decode(raw, plan.segment_count - index);
+    if (decoded.damage != nullptr || decoded.word.kind != SegmentKind::kSmall) return;
+    words = kSizeClasses[decoded.word.size_class].bitmap_words;
+  }
+  auto* const freed = reinterpret_cast<std::uint64_t*>(base_ + live) + words;
+  __atomic_fetch_or(freed, bits, __ATOMIC_SEQ_CST);
+}
+
+Status SegmentTable::persist_freed() {
+  const bool by_pages = persist_.domain() == Domain::kMsync;
+  const std::byte* first = nullptr;
+  const std::byte* end = nullptr;
+  for_each([&](const Segment& segment) {
+    const auto* const from = reinterpret_cast<const std::byte*>(segment.freed);
+    const std::size_t len = segment.words * kWordBytes;
+    if (!by_pages) return persist_.flush(from, len);
+    if (first == nullptr || from < first) first = from;
+    if (end == nullptr || from + len > end) end = from + len;
+  });
+  // The kernel knows the dirty pages.
+  if (first != nullptr) persist_.flush(first, static_cast<std::size_t>(end - first));
+  return persist_.drain() ? Status{} : persist_.health();
+}
+
 // In this order: who sees the summary sees the group, and who sees that the segment.
 void SegmentTable::flag(Offset at) const {
   const auto arena = static_cast<std::uint32_t>(at / arena_bytes_);
   const Geometry& plan = geometry(arena);
-  const std::uint64_t into = at % arena_bytes_;
-  const std::uint64_t index = into < plan.segments_offset
-                                  ? (into - plan.table_offset) / sizeof(SegmentHeader)
-                                  : (into - plan.segments_offset) / kSegmentBytes;
+  const std::uint64_t index = index_of(at);
   if (index >= plan.segment_count) return;
   header_at(arena, static_cast<std::uint32_t>(index))->pending.shared().store(1);
   const std::uint64_t group = index / group_size(plan);
@@ -487,7 +529,7 @@ Segment* SegmentTable::foreign_of(Offset at) const {
     // A transactional extent that was freed keeps its header, which means nothing.
     if (decoded.damage == nullptr &&
         (word.kind == SegmentKind::kSmall || word.contract == Contract::kRecoverable ||
-         (load_word(header->bitmap[0].live) & 1U) != 0))
+         (load_word(header->live[0]) & 1U) != 0))
       return i + word.span > index ? view_of(word, first_id(arena) + i) : nullptr;
     if (i == 0) break;
   }

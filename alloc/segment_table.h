@@ -152,6 +152,11 @@ class SegmentTable {
   void flag(const Segment& segment) const { flag(segment.header); }
   // The same by any place in the segment's header, or at its head.
   void flag(Offset at) const;
+  // Claims slots by the place of their live bits: of a user that died, in a segment of whomever.
+  void mark_freed(Offset live, std::uint64_t bits) const;
+  // Makes the freed bits of this user's segments durable: whoever reads them after a clean stop,
+  // and does not own them, believes them.
+  Status persist_freed();
 
   // Takes `span` neighbouring free segments, growing an arena where it must, if all are this
   // user's; null when there are none. The header on NVRAM is not written: create() or a transaction
@@ -232,6 +237,8 @@ class SegmentTable {
   [[nodiscard]] static std::uint64_t load_word(const T& word) {
     return __atomic_load_n(reinterpret_cast<const std::uint64_t*>(&word), __ATOMIC_ACQUIRE);
   }
+  // Of which segment that lies in its header or at its head; not below `segment_count` if of none.
+  [[nodiscard]] std::uint64_t index_of(Offset at) const;
   [[nodiscard]] SegmentHeader* header_at(std::uint32_t arena, std::uint32_t index) const {
     return reinterpret_cast<SegmentHeader*>(base_ + arena * arena_bytes_ +
                                             geometry(arena).table_offset) +
@@ -246,7 +253,7 @@ class SegmentTable {
   Status read_segment(std::uint32_t arena, std::uint32_t index, bool clean,
                       std::vector<Segment*>& found, std::uint32_t& used);
   [[nodiscard]] bool load_bitmap(Segment& segment) const;
-  static void set_places(Segment& segment, Offset inline_bitmap);
+  static void set_places(Segment& segment);
   [[nodiscard]] static std::unexpected<Error> damaged(std::uint32_t arena, std::uint32_t index,
                                                       const char* what);
   [[nodiscard]] SegmentHeader* header_of(const Segment& segment) const {

@@ -17,11 +17,12 @@
 namespace btd {
 
 struct SizeClass {
-  std::uint32_t bytes = 0;        // of a slot
-  std::uint32_t slots = 0;        // in one segment
-  std::uint32_t data_offset = 0;  // of slot 0 in the segment
-  std::uint32_t span = 1;         // segments of 64 KiB that a recoverable segment takes
-  std::uint64_t inverse = 0;      // slot_of() multiplies by it
+  std::uint32_t bytes = 0;                          // of a slot
+  std::uint32_t slots = 0;                          // in one segment
+  std::uint32_t data_offset = 0;                    // of slot 0 in the segment
+  std::uint32_t bitmap_words = kInlineBitmapWords;  // of live bits, and as many of freed ones
+  std::uint32_t span = 1;     // segments of 64 KiB that a recoverable segment takes
+  std::uint64_t inverse = 0;  // slot_of() multiplies by it
   bool inline_bitmap = false;
 
   // Slots in `segments` neighbouring segments.
@@ -54,7 +55,8 @@ constexpr SizeClass make_class(std::size_t index) {
   if (!made.inline_bitmap) {
     // The bitmap covers the slots it displaces too: a few bits never used, no fixed point to solve.
     const std::uint64_t most = kSegmentBytes / made.bytes;
-    const std::uint64_t bitmap = (most + 63) / 64 * sizeof(SlotBits);
+    made.bitmap_words = static_cast<std::uint32_t>((most + 63) / 64);
+    const std::uint64_t bitmap = 2 * made.bitmap_words * kWordBytes;
     // Slots stay as aligned as their size: a 128-byte slot lies on two whole lines.
     const std::uint64_t align = std::uint64_t{made.bytes} & (~std::uint64_t{made.bytes} + 1);
     made.data_offset = static_cast<std::uint32_t>((bitmap + align - 1) / align * align);

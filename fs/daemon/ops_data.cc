@@ -53,12 +53,7 @@ void open(fuse_req_t req, fuse_ino_t id, fuse_file_info* fi) {
   auto backing_id = s.files.open(current_request().slot, id, 0, -1);
   if (!backing_id) return reply_error(req, backing_id.error().code);
   scope.reached(KillPoint::kCounted);
-  fi->backing_id = *backing_id;
-  fi->fh = handle_of_open(fi->flags);
-  // Writes to such a file must be seen, to clear the bits; its mappings are still passed through.
-  fi->direct_io = *backing_id != 0 && (inode->mode & (S_ISUID | S_ISGID)) != 0;
-  fi->keep_cache = *backing_id == 0;
-  fi->noflush = 1;
+  answer_open(*inode, *backing_id, *fi);
   fuse_reply_open(req, fi);
 }
 

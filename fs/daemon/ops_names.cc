@@ -127,10 +127,7 @@ void reply_created(fuse_req_t req, const RequestScope& scope, const Inode& inode
   auto backing_id = s.files.open(current_request().slot, inode.id, 1, fd);
   if (!backing_id) return reply_error(req, backing_id.error().code);
   if (inode.nlink == 0) (void)s.state.set_flags(inode.id, kStateOrphan);
-  fi->backing_id = *backing_id;
-  fi->fh = handle_of_open(fi->flags);
-  fi->direct_io = *backing_id != 0 && (inode.mode & (S_ISUID | S_ISGID)) != 0;
-  fi->keep_cache = *backing_id == 0;
+  answer_open(inode, *backing_id, *fi);
   scope.reached(KillPoint::kCounted);
   fuse_reply_create(req, &entry, fi);
 }

@@ -82,6 +82,16 @@ Result<struct stat> attributes(const Server& s, const Inode& inode, const struct
   return st;
 }
 
+void answer_open(const Inode& inode, int backing_id, fuse_file_info& fi) {
+  fi.backing_id = backing_id;
+  fi.fh = handle_of_open(fi.flags);
+  // Writes to such a file must be seen, to clear the bits; its mappings are still passed through.
+  fi.direct_io = backing_id != 0 && (inode.mode & kPrivilegeBits) != 0;
+  fi.keep_cache = backing_id == 0;
+  // Nobody waits for a close: what a mapping has not written back yet is not written back by it.
+  fi.noflush = 1;
+}
+
 Result<fuse_entry_param> make_entry(Server& s, const Inode& inode, const struct stat* backing) {
   fuse_entry_param entry{};
   BTD_ASSIGN(entry.attr, attributes(s, inode, backing));

@@ -69,6 +69,9 @@ inline void reply_ok(fuse_req_t req) { reply_error(req, 0); }
 Result<struct stat> attributes(const Server& s, const Inode& inode,
                                const struct stat* backing = nullptr);
 [[nodiscard]] double attr_timeout(const Inode& inode);
+// What opening a regular file, or creating it, is answered with. `backing_id` is 0 where its data
+// go through the page cache.
+void answer_open(const Inode& inode, int backing_id, fuse_file_info& fi);
 // Fills an entry and counts one lookup in the current request's slot (not if `counted`).
 Result<fuse_entry_param> make_entry(Server& s, const Inode& inode,
                                     const struct stat* backing = nullptr);

@@ -16,21 +16,29 @@ SegmentUse damaged(SegmentUse use, const char* what) {
   return use;
 }
 
-// The slots in use by a bitmap; unset where it has slots that do not exist.
-std::optional<std::uint32_t> count_bits(const SlotBits* bitmap, std::uint32_t slots) {
-  std::uint32_t used = 0;
-  for (std::uint32_t i = 0; i * 64 < slots; ++i) {
-    const auto load = [](const auto& word) {
-      return __atomic_load_n(reinterpret_cast<const std::uint64_t*>(&word), __ATOMIC_RELAXED);
-    };
-    const std::uint64_t live = load(bitmap[i].live);
-    const std::uint32_t left = slots - i * 64;
-    if (left < 64 && live >> left != 0) return std::nullopt;
-    // Without those that are being freed.
-    used += static_cast<std::uint32_t>(std::popcount(live & ~load(bitmap[i].freed)));
+// The bitmaps of a segment. `freed` is null where it means nothing: after the machine stopped.
+struct Bitmaps {
+  const std::uint64_t* live;
+  const std::uint64_t* freed;
+
+  Bitmaps(const HeapImage& image, const void* at, std::uint32_t words)
+      : live(static_cast<const std::uint64_t*>(at)),
+        freed(image.bits_hold() ? live + words : nullptr) {}
+
+  // The slots in use; unset where there are bits of slots that do not exist.
+  [[nodiscard]] std::optional<std::uint32_t> count(std::uint32_t slots) const {
+    std::uint32_t used = 0;
+    for (std::uint32_t i = 0; i * 64 < slots; ++i) {
+      const std::uint64_t word = __atomic_load_n(live + i, __ATOMIC_RELAXED);
+      const std::uint32_t left = slots - i * 64;
+      if (left < 64 && word >> left != 0) return std::nullopt;
+      // Without those that are being freed.
+      const std::uint64_t out = freed != nullptr ? __atomic_load_n(freed + i, __ATOMIC_RELAXED) : 0;
+      used += static_cast<std::uint32_t>(std::popcount(word & ~out));
+    }
+    return used;
   }
-  return used;
-}
+};
 
 // What the header at `use.index` says; kFree where it says nothing.
 SegmentUse read_header(const HeapImage& image, const SegmentTable::Geometry& plan,
@@ -45,8 +53,9 @@ SegmentUse read_header(const HeapImage& image, const SegmentTable::Geometry& pla
   if (decoded.damage != nullptr) return damaged(use, decoded.damage);
   const SegmentWord& word = use.word;
   const bool small = word.kind == SegmentKind::kSmall;
+  const Bitmaps in_header(image, header.live, kInlineBitmapWords);
   if (!small) {
-    const std::optional<std::uint32_t> used = count_bits(header.bitmap, 1);
+    const std::optional<std::uint32_t> used = in_header.count(1);
     if (!used) return damaged(use, "its bitmap has slots that do not exist");
     // A transactional extent that was freed keeps its header.
     if (*used == 0 && !use.recoverable()) return use;
@@ -57,12 +66,12 @@ SegmentUse read_header(const HeapImage& image, const SegmentTable::Geometry& pla
   } else {
     const SizeClass& size = kSizeClasses.at(word.size_class);
     const std::uint64_t head = plan.segments_offset + use.index * kSegmentBytes;
-    const auto* const bits = reinterpret_cast<const SlotBits*>(arena + head);
+    const Bitmaps at_head(image, arena + head, size.bitmap_words);
     use.kind = SegmentUse::Kind::kSmall;
     use.slots = size.slots_in(word.span);
     use.slot_bytes = size.bytes;
     const std::optional<std::uint32_t> used =
-        count_bits(size.inline_bitmap ? header.bitmap : bits, use.slots);
+        (size.inline_bitmap ? in_header : at_head).count(use.slots);
     if (!used) return damaged(use, "its bitmap has slots that do not exist");
     use.used = *used;
   }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "alloc/crash_harness.h"
+#include "alloc/emulator.h"
 #include "alloc/heap.h"
 #include "alloc/memory_arenas.h"
 
@@ -41,6 +42,32 @@ TEST_F(HeapPublish, AllocatesAndFreesThroughAWordWithOneFenceEach) {
   EXPECT_EQ(heap_->free_from(node + 8).error().code, EINVAL);
   EXPECT_EQ(heap_->free_from(child).error().code, EINVAL);
   EXPECT_EQ(heap_->allocate_to(child, 64).error().code, EINVAL);
+}
+
+// A list of nodes, link by link: a line for each record, one for each word that it sets, and what
+// is left for the bitmaps, the headers and the watermark.
+TEST(HeapPublishCost, ALinkAndAnUnlinkCostTwoLinesEach) {
+  constexpr std::size_t kNodes = 4 * 4096;  // whole lanes of records
+  auto source = std::move(*EmulatedNvram::create(128 << 20, 1));
+  auto heap = std::move(*Heap::format(*source, {}));
+  std::vector<Offset> words(kNodes + 1, Heap::root_word(1));  // where each node is linked
+  const auto lines_of = [&](auto&& each) {
+    const std::uint64_t before = heap->persist().counters().lines;
+    each();
+    return static_cast<double>(heap->persist().counters().lines - before) / kNodes;
+  };
+  const auto link = [&] {
+    for (std::size_t i = 0; i < kNodes; ++i) words[i + 1] = *heap->allocate_to(words[i], 64);
+  };
+  const auto unlink = [&] {
+    for (std::size_t i = kNodes; i-- > 0;) ASSERT_TRUE(heap->free_from(words[i]));
+  };
+  link();
+  unlink();
+  for (int round = 0; round < 2; ++round) {
+    EXPECT_LE(lines_of(link), 2.0035);
+    EXPECT_LE(lines_of(unlink), 2.0035);
+  }
 }
 
 TEST_F(HeapPublish, PublishesManyActionsWithOneFence) {

@@ -2,86 +2,27 @@
 // die and adopt; the machine stops at every fence of it, and in the recovery after that.
 #include <gtest/gtest.h>
 
-#include <map>
+#include <cstring>
 #include <memory>
 #include <random>
 #include <set>
 #include <vector>
 
+#include "alloc/emulator.h"
 #include "alloc/memory_arenas.h"
 #include "tests/alloc/model_crash.h"
 #include "tests/alloc/pinned.h"
+#include "tests/alloc/several_users.h"
 
 namespace btd {
 namespace {
 
 using test::CrashPlan;
 using test::HeapModel;
+using test::Registry;
+using test::User;
 
 constexpr Heap::Options kSmallLanes{.lanes = 3, .lane_bytes = 16 * 1024};
-
-// What the kernel's locks tell real processes.
-struct Registry {
-  std::set<unsigned> alive;
-  std::map<std::uint32_t, unsigned> owners;
-
-  void die(unsigned user) {
-    alive.erase(user);
-    std::erase_if(owners, [user](const auto& entry) { return entry.second == user; });
-  }
-};
-
-class FakeUsers : public Users {
- public:
-  FakeUsers(Registry& registry, unsigned self) : registry_(registry), self_(self) {
-    registry_.alive.insert(self);
-  }
-  [[nodiscard]] unsigned self() const override { return self_; }
-  bool alive(unsigned user) override { return registry_.alive.contains(user); }
-  bool alone() override { return registry_.alive.size() == 1; }
-  bool own(std::uint32_t arena) override {
-    return registry_.owners.emplace(arena, self_).first->second == self_;
-  }
-  void disown(std::uint32_t arena) override { registry_.owners.erase(arena); }
-
- private:
-  Registry& registry_;
-  const unsigned self_;
-};
-
-// The same memory, as one user sees it.
-class View : public ArenaSource {
- public:
-  View(ArenaSource& all, Registry& registry, unsigned self)
-      : all_(all), users_(registry, self), registry_(registry) {}
-  ~View() override { registry_.die(users_.self()); }
-  View(const View&) = delete;
-  View& operator=(const View&) = delete;
-
-  std::byte* base() override { return all_.base(); }
-  [[nodiscard]] std::uint64_t arena_bytes() const override { return all_.arena_bytes(); }
-  [[nodiscard]] std::uint32_t count() const override { return all_.count(); }
-  Status extend() override { return all_.extend(); }
-  Persist& persist() override { return all_.persist(); }
-  Users& users() override { return users_; }
-
- private:
-  ArenaSource& all_;
-  FakeUsers users_;
-  Registry& registry_;
-};
-
-struct User {
-  std::unique_ptr<View> view;
-  std::unique_ptr<Heap> heap;
-
-  User(ArenaSource& source, Registry& registry, unsigned self)
-      : view(std::make_unique<View>(source, registry, self)) {}
-  Status open() {
-    BTD_ASSIGN(heap, Heap::open(*view, Heap::Own::kFew));
-    return {};
-  }
-};
 
 class Crowd {
  public:
@@ -106,7 +47,7 @@ class Crowd {
   std::ptrdiff_t any() { return static_cast<std::ptrdiff_t>(random_() % users_.size()); }
   Status join() {
     unsigned number = 0;  // the lowest that nobody has, as with locks on bytes
-    while (registry_.alive.contains(number)) ++number;
+    while (registry_.lives(number)) ++number;
     auto user = std::make_unique<User>(source_, registry_, number);
     BTD_TRY(user->open());
     user->heap->inject(plan_.fault);
@@ -230,6 +171,70 @@ TEST_F(HeapSharing, NobodyJoinsAUserWhoHasClosedTheHeap) {
   EXPECT_EQ(joined.error().code, EAGAIN);
   first.reset();
   EXPECT_TRUE(second.open());
+}
+
+// Freed bits on the medium that mean nothing any more: a clean stop makes them durably so, for the
+// next user of the heap believes those of arenas that it does not own.
+class HeapSharingStop : public testing::Test {
+ protected:
+  static constexpr std::size_t kBytes = 64;  // its bitmaps lie at the segment's head
+  void SetUp() override {
+    source_ = std::move(*EmulatedNvram::create(512 * 1024, 4));
+    after_ = std::move(*EmulatedNvram::create(512 * 1024, 4));
+    auto heap = Heap::format(*source_, kSmallLanes);
+    ASSERT_TRUE(heap) << heap.error().message;
+    ASSERT_TRUE((*heap)->close());
+    for (unsigned i = 0; i < 2; ++i) {
+      users_.push_back(std::make_unique<User>(*source_, registry_, i));
+      ASSERT_TRUE(users_.back()->open());
+    }
+  }
+  Heap& other() { return *users_.back()->heap; }
+  // As caches may do at any time.
+  void write_back(Offset from, std::size_t len) {
+    ASSERT_TRUE(source_->persist().persist(source_->base() + from, len));
+  }
+  // All leave, the machine stops, and somebody opens the heap who owns the first arena alone.
+  void expect_it_can_be_freed() {
+    while (!users_.empty()) {
+      ASSERT_TRUE(users_.back()->heap->close());
+      users_.pop_back();
+    }
+    for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+      source_->crash_into(*after_, seed);
+      User next(*after_, registry_, 0);
+      ASSERT_TRUE(next.open());
+      EXPECT_TRUE(next.heap->stats().was_clean);
+      const Status freed = next.heap->free_from(Heap::root_word(1));
+      EXPECT_TRUE(freed) << "seed " << seed << ": " << freed.error().message;
+    }
+  }
+
+  std::unique_ptr<EmulatedNvram> source_;
+  std::unique_ptr<EmulatedNvram> after_;
+  Registry registry_;
+  std::vector<std::unique_ptr<User>> users_;
+};
+
+TEST_F(HeapSharingStop, AClaimThatReachedTheMediumIsForgotten) {
+  const Offset block = *other().allocate_to(Heap::root_word(1), kBytes);
+  ASSERT_TRUE(other().free_from(Heap::root_word(1)));
+  write_back(block / kSegmentBytes * kSegmentBytes, kPageBytes);
+  ASSERT_TRUE(other().checkpoint());
+  ASSERT_EQ(*other().allocate_to(Heap::root_word(1), kBytes), block);
+  expect_it_can_be_freed();
+}
+
+TEST_F(HeapSharingStop, WhatLayInANewSegmentIsNoClaim) {
+  constexpr std::size_t kLarge = 2 * kSegmentBytes;
+  const Offset large = *other().allocate_to(Heap::root_word(2), kLarge);
+  std::memset(other().data(large), 0xFF, kLarge);
+  write_back(large, kLarge);
+  ASSERT_TRUE(other().free_from(Heap::root_word(2)));
+  ASSERT_TRUE(other().checkpoint());
+  const Offset block = *other().allocate_to(Heap::root_word(1), kBytes);
+  ASSERT_EQ(block / kSegmentBytes, large / kSegmentBytes);
+  expect_it_can_be_freed();
 }
 
 // Memory that another freed is reused too early: the harness sees it among several as with one.

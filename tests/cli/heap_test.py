@@ -427,8 +427,8 @@ class Damaged(Heap):
     def test_another_version_is_no_damage(self):
         self.make()
         self.flip("arena.0", 8, 0x40)
-        self.refused(8, "has format version 67 but this library reads version", "check", "h")
-        self.refused(64, "has format version 67", "leaks", "h")
+        self.refused(8, "has format version 68 but this library reads version", "check", "h")
+        self.refused(64, "has format version 68", "leaks", "h")
         self.assertEqual(self.data("ls")[0]["state"], "of another version")
 
     def test_random_flips_never_crash_a_command(self):

@@ -65,6 +65,28 @@ TEST_P(Modes, AMappingOutlivesCloseAndUnlink) {
   EXPECT_TRUE(eventually([this] { return known() == 0; })) << known();
 }
 
+// What a mapping holds is written back by msync and munmap, and when the kernel sees fit. A close
+// does not wait for it, whether the file was created or opened.
+TEST_P(Modes, ACloseWritesNothingBack) {
+  const auto writes = [this] {
+    const auto operations = status()["operations"];
+    return operations.contains("write") ? operations["write"]["count"].get<int>() : 0;
+  };
+  for (const char* how : {"created", "opened"}) {
+    UniqueFd fd(open(path("f").c_str(), O_CREAT | O_RDWR, 0644));
+    ASSERT_EQ(0, ftruncate(fd.get(), 4096));
+    auto* map =
+        static_cast<char*>(mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0));
+    ASSERT_NE(MAP_FAILED, map);
+    map[0] = 'a';
+    const int before = writes();
+    fd.reset();
+    EXPECT_EQ(before, writes()) << how;
+    munmap(map, 4096);  // this does
+  }
+  EXPECT_EQ('a', read_file(path("f"))[0]);
+}
+
 TEST_P(Modes, ASetuidFileLosesItsBitsOnAWriteBesideAPassthroughOpen) {
   ASSERT_EQ(0, write_file(path("f"), "0123456789"));
   const UniqueFd plain(open(path("f").c_str(), O_RDWR));
