@@ -66,7 +66,8 @@ class Initramfs:
                                      check=True, timeout=30).stdout.split():
             self.entries.setdefault(f'bin/{applet}', (stat.S_IFLNK | 0o777, b'busybox', (0, 0)))
         self.text('etc/passwd', 'root:x:0:0:root:/:/bin/sh\n')
-        self.text('etc/mke2fs.conf', '[defaults]\n')
+        if os.path.exists('/etc/mke2fs.conf'):
+            self.file('etc/mke2fs.conf', '/etc/mke2fs.conf')
         for name in sorted(os.listdir(GUEST)):
             if name.endswith('.sh'):
                 self.file(f'guest/{name}', os.path.join(GUEST, name))
@@ -87,9 +88,9 @@ class Initramfs:
 
     def program(self, source, name=None):
         """A program by path, or by name on this machine, with its libraries."""
-        source = source if '/' in source else program(source)
-        self.file(f'bin/{name or os.path.basename(source)}', source)
-        self.needs(source)
+        path = source if '/' in source else program(source)
+        self.file(f'bin/{name or os.path.basename(source)}', path)
+        self.needs(path)
 
     def needs(self, source):
         for library in libraries(source):
