@@ -5,11 +5,11 @@ import os
 import time
 
 import net_cases
-import power_cut
 from guest import Guest
 from initramfs import Initramfs
 from kernel import Kernel
-from lab import MIB, Failed, Skip, built, check
+from lab import MIB, Skip, built, check
+from power_cut import power_cut
 
 NVDIMM_BYTES = 512 * MIB
 # The checksum first: the others only find it when they are loaded, and no module names it.
@@ -145,4 +145,7 @@ CASES = {
                      dax('ext4')),
     'xfs-dax': Case('the same on xfs', dax('xfs')),
     'heap-dax': Case('a heap of libbtd on that mount: killed, opened again, checked', heap_dax),
+    'power-cut': Case('the power is cut at random moments under load; --cuts N, --seed N',
+                      power_cut('ext4')),
+    'power-cut-xfs': Case('the same on xfs', power_cut('xfs'), quick=False),
 }

@@ -69,12 +69,20 @@ class Guest:
         self.kill()
 
     def kill(self):
-        """As a power cut: with SIGKILL, and by its number."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         self.process.stdout.close()
         self.process.stderr.close()
+
+    def cut(self):
+        """Kills the guest; returns what it had reported until then."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        reports = []
+        while report := self.report(time.monotonic() + 5):
+            reports.append(report)
+        return reports
 
     def age(self):
         return time.monotonic() - self.begin

@@ -10,6 +10,7 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <sstream>
 
 #include "tests/stress/stress_util.h"
 #include "tests/vm/guest/file_model.h"
@@ -40,11 +41,17 @@ class FileLoad final : public Load {
     FileModel model;
     std::uint64_t number = 0;
     for (; number < acknowledged; ++number) model.apply(model.choose(number));
-    const std::string least = model.text();
-    while (model.text() != found) {
-      if (number == acknowledged + ahead) return fail(EUCLEAN, difference(least, found));
+    std::string nearest = difference(number, model.text(), found);
+    while (!nearest.empty() && number < acknowledged + ahead) {
       model.apply(model.choose(number++));
+      std::string next = difference(number, model.text(), found);
+      if (next.size() < nearest.size()) nearest = std::move(next);
     }
+    if (!nearest.empty())
+      return fail(EUCLEAN, std::to_string(acknowledged) +
+                               " operations were acknowledged, and what is there is what no number "
+                               "from that on leaves; nearest is " +
+                               nearest);
     model_ = std::move(model);
     number_ = number;
     return number;
@@ -61,10 +68,21 @@ class FileLoad final : public Load {
  private:
   [[nodiscard]] std::string path(const std::string& name) const { return directory_ + '/' + name; }
 
-  static std::string difference(const std::string& least, const std::string& found) {
-    return "what is there is not what any number of operations leaves from the acknowledged ones "
-           "on. After those:\n" +
-           least + "There:\n" + found;
+  // The lines that only one of them has; empty where they are the same.
+  static std::string difference(std::uint64_t number, const std::string& expected,
+                                const std::string& found) {
+    if (expected == found) return {};
+    return std::to_string(number) + ": " + lines_without(expected, found, "; missing: ") +
+           lines_without(found, expected, "; too much: ");
+  }
+
+  static std::string lines_without(const std::string& text, const std::string& other,
+                                   const char* title) {
+    std::istringstream in(text);
+    std::string line, lines;
+    while (std::getline(in, line))
+      if (('\n' + other).find('\n' + line + '\n') == std::string::npos) lines += title + line;
+    return lines;
   }
 
   Status perform(const FileOperation& o) {
@@ -86,7 +104,7 @@ class FileLoad final : public Load {
         return done(setxattr(at.c_str(), kAttribute, &o.number, sizeof(o.number), 0) == 0,
                     "setxattr", at);
       case Kind::kCut:
-        return done(truncate(at.c_str(), static_cast<off_t>(o.size)) == 0, "truncate", at);
+        return cut(at, o.size);
       case Kind::kStore:
         return store(at, o.number);
       case Kind::kSymlink:
@@ -107,6 +125,14 @@ class FileLoad final : public Load {
     BTD_TRY(done(fchmod(fd.get(), mode_of(o.number)) == 0, "fchmod", draft));
     BTD_TRY(done(fsync(fd.get()) == 0, "fsync", draft));
     return done(rename(draft.c_str(), path(o.name).c_str()) == 0, "rename", draft);
+  }
+
+  // A size goes with the data: durable when it was synced.
+  static Status cut(const std::string& at, std::uint64_t size) {
+    const Fd fd(open(at.c_str(), O_RDWR | O_CLOEXEC));
+    BTD_TRY(done(fd.valid(), "open", at));
+    BTD_TRY(done(ftruncate(fd.get(), static_cast<off_t>(size)) == 0, "ftruncate", at));
+    return done(fsync(fd.get()) == 0, "fsync", at);
   }
 
   // The word reaches the memory in one piece, so that a cut leaves the old or the new one.

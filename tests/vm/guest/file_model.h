@@ -18,7 +18,7 @@ struct FileOperation {
     kRemove,     // unlink or rmdir
     kMode,       // chmod
     kAttribute,  // setxattr
-    kCut,        // truncate
+    kCut,        // ftruncate, then fsync
     kStore,      // a word of a mapping, then msync
     kSymlink,    // to a target that tells `number`
     kDirectory,  // mkdir

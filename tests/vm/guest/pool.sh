@@ -7,7 +7,13 @@ MOUNT=/mnt/bartender
 # Without a label area the NVDIMM begins as one raw namespace, which has no DAX; once it is fsdax, a
 # block on the medium says so at every boot.
 nvram() {
-  [ -b /dev/pmem0 ] || verdict fail "the guest has no /dev/pmem0"
+  # The drivers probe beside us.
+  waited=0
+  until [ -b /dev/pmem0 ]; do
+    [ $waited -lt 100 ] || verdict fail "the guest has no /dev/pmem0 after 10 s"
+    waited=$((waited + 1))
+    sleep 0.1
+  done
   [ "$(cat /sys/bus/nd/devices/namespace0.0/mode)" = memory ] ||
     must ndctl create-namespace -f -e namespace0.0 -m fsdax
 }
