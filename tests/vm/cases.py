@@ -143,9 +143,11 @@ def stock_kernel(bench):
         bench.finish(guest, 90)
     bench.fact_is('passthrough', 'off')
     bench.fact_is('stock_map_sync_backing', 'no descriptor')
+    bench.fact_is('gives_up', 'the mount ends')
     return (f'Linux {kernel.version}: passthrough {bench.facts["passthrough"]}; '
             f'{bench.facts["files"]} operations on files and {bench.facts["heap"]} on a heap are '
-            f'whole after a remount; without its worker, {bench.facts["worker_killed"]}')
+            f'whole after a remount; of a killed worker a program sees '
+            f'"{bench.facts["worker_killed"]}"')
 
 
 CASES = {

@@ -24,3 +24,13 @@ must() {
   cat /tmp/said
   [ "$code" = 0 ] || verdict fail "$* ended with $code: $(tail -n 1 /tmp/said)"
 }
+
+# wait_for WHAT CONDITION: ten seconds at most.
+wait_for() {
+  waited=0
+  until eval "$2" >/dev/null; do
+    [ $waited -lt 100 ] || verdict fail "$1 did not come within 10 s"
+    waited=$((waited + 1))
+    sleep 0.1
+  done
+}

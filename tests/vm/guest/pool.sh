@@ -8,12 +8,7 @@ MOUNT=/mnt/bartender
 # block on the medium says so at every boot.
 nvram() {
   # The drivers probe beside us.
-  waited=0
-  until [ -b /dev/pmem0 ]; do
-    [ $waited -lt 100 ] || verdict fail "the guest has no /dev/pmem0 after 10 s"
-    waited=$((waited + 1))
-    sleep 0.1
-  done
+  wait_for /dev/pmem0 '[ -b /dev/pmem0 ]'
   [ "$(cat /sys/bus/nd/devices/namespace0.0/mode)" = memory ] ||
     must ndctl create-namespace -f -e namespace0.0 -m fsdax
 }
