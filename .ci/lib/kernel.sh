@@ -36,6 +36,15 @@ ensure_kernel() {
   return "$status"
 }
 
+# ensure_kernels: all of them, each a step of bootstrap. False where one is not to be had.
+ensure_kernels() {
+  local kernel
+  for kernel in "${KERNELS[@]}"; do
+    have_kernel "$kernel" || step "Fetch the kernel \"$kernel\" for guests" ensure_kernel "$kernel" ||
+      return
+  done
+}
+
 # The package linux-image-amd64 only names the newest image.
 fetch_kernel() {
   local work=$1 image

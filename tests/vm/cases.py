@@ -4,12 +4,12 @@ import dataclasses
 import os
 import time
 
-import net_cases
 from guest import Guest
 from initramfs import Initramfs
 from kernel import Kernel
 from lab import MIB, Skip, built, check
 from power_cut import power_cut
+from soft_roce import soft_roce, soft_roce_pair
 
 NVDIMM_BYTES = 512 * MIB
 NVDIMM_MODULES = ['nfit', 'nd_pmem', 'dax_pmem', 'fuse']
@@ -159,5 +159,8 @@ CASES = {
                          stock_kernel),
     'power-cut': Case('the power is cut at random moments under load; --cuts N, --seed N',
                       power_cut('ext4')),
+    'soft-roce': Case('RDMA in software over a veth pair, and the suite of transports over verbs',
+                      soft_roce),
+    'soft-roce-pair': Case('the same between two guests', soft_roce_pair),
     'power-cut-xfs': Case('the same on xfs', power_cut('xfs'), quick=False),
 }

@@ -107,6 +107,15 @@ class Guest:
                 return None
             self.buffer += more
 
+    def read_to(self, place, seconds):
+        """Reads on until the guest is there."""
+        deadline = time.monotonic() + seconds
+        report = None
+        while report is None or (report.kind, report.name) != ('at', place):
+            report = self.report(deadline)
+            if report is None or report.kind == 'verdict':
+                raise Failed(f'the guest did not get to "{place}"' + self.last_words())
+
     def pause_reading(self, seconds):
         """Reads on for so long, and returns the reports that came."""
         reports, deadline = [], time.monotonic() + seconds

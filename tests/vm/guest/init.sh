@@ -8,6 +8,7 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t tmpfs shm /dev/shm
 stty -F /dev/ttyS1 raw -echo
+# shellcheck source=tests/vm/guest/common.sh
 . /guest/common.sh
 at up
 while read -r module; do

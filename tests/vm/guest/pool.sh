@@ -1,6 +1,7 @@
 # shellcheck shell=sh
 # A pool on a file system on the guest's NVRAM, and its mount.
 NV=/mnt/nv
+# shellcheck disable=SC2034  # of those that read this file
 POOL=$NV/pool
 MOUNT=/mnt/bartender
 
@@ -24,9 +25,9 @@ make_file_system() {
 
 # mount_file_system TYPE [OPTIONS]
 mount_file_system() {
-  mkdir -p $NV $MOUNT
-  must mount -t "$1" ${2:+-o "$2"} /dev/pmem0 $NV
+  mkdir -p "$NV" "$MOUNT"
+  must mount -t "$1" ${2:+-o "$2"} /dev/pmem0 "$NV"
 }
 
 # The part of a line of `btd status` behind its name.
-status_line() { btd status $MOUNT | sed -n "s/^$1  *//p"; }
+status_line() { btd status "$MOUNT" | sed -n "s/^$1  *//p"; }

@@ -2,7 +2,9 @@
 # One life of a machine whose power is cut: recovers, verifies what was acknowledged before, and works
 # until it is killed. Parameters: btd_fs; btd_first and btd_last, of the first and the last life;
 # btd_files and btd_heap, how many operations of each load were acknowledged.
+# shellcheck source=tests/vm/guest/common.sh
 . /guest/common.sh
+# shellcheck source=tests/vm/guest/pool.sh
 . /guest/pool.sh
 HEAPS=$MOUNT/heaps
 
@@ -17,7 +19,7 @@ load() {
 # check_pool [--repair]: a backing file that was removed, and is there again because the file system had
 # not written that, takes space and does no harm; any other problem is one.
 check_pool() {
-  btd check "$@" $POOL >/tmp/said 2>&1
+  btd check "$@" "$POOL" >/tmp/said 2>&1
   code=$?
   cat /tmp/said
   [ $code = 0 ] && return
@@ -28,23 +30,23 @@ check_pool() {
 }
 
 nvram
-[ -z "$btd_first" ] || make_file_system "$btd_fs"
+[ -z "$btd_first" ] || make_file_system "${btd_fs:?}"
 at recover
 mount_file_system "$btd_fs" dax
 if [ -n "$btd_first" ]; then
-  must btd format $POOL
+  must btd format "$POOL"
 else
   check_pool
 fi
-must btd mount $POOL $MOUNT
-if [ -d $HEAPS/load ]; then
-  must btd heap check $HEAPS/load
+must btd mount "$POOL" "$MOUNT"
+if [ -d "$HEAPS/load" ]; then
+  must btd heap check "$HEAPS/load"
   fact heap_check "$(tail -n 1 /tmp/said)"
 fi
-load files $MOUNT/files "$btd_files" &
-load heap $HEAPS "$btd_heap" &
+load files "$MOUNT/files" "${btd_files:?}" &
+load heap "$HEAPS" "${btd_heap:?}" &
 wait
-must btd umount $MOUNT
+must btd umount "$MOUNT"
 check_pool --repair
-must btd check $POOL
+must btd check "$POOL"
 verdict pass
