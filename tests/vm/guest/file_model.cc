@@ -12,6 +12,9 @@ namespace {
 constexpr std::uint64_t kNames = 24;
 constexpr std::uint64_t kLargest = 24 * 1024;
 constexpr std::uint64_t kSmallest = 16;
+// A cut inside of a page is not atomic on DAX: the file system zeroes the rest of the page at once,
+// and may lose the size.
+constexpr std::uint64_t kPage = 4096;
 
 std::string name_of(std::uint64_t i) { return "n" + std::to_string(i); }
 
@@ -92,9 +95,9 @@ FileOperation FileModel::change(std::uint64_t number, const std::string& name,
     o.kind = Kind::kMode;
   } else if (kind == 5) {
     o.kind = Kind::kAttribute;
-  } else if (kind == 6 && node.size >= 2 * kSmallest) {
+  } else if (kind == 6 && node.size > kPage) {
     o.kind = Kind::kCut;
-    o.size = node.size - node.size / 3;
+    o.size = (node.size - 1) / kPage * kPage;
   } else {
     o.kind = Kind::kStore;
   }
