@@ -43,7 +43,7 @@ def stripped(path):
     if data[:4] != b'\x7fELF':
         return data
     with tempfile.NamedTemporaryFile() as out:
-        done = subprocess.run(['strip', '--strip-debug', '-o', out.name, path], check=False,
+        done = subprocess.run([program('strip'), '--strip-debug', '-o', out.name, path], check=False,
                               stderr=subprocess.DEVNULL, timeout=60)
         if done.returncode != 0:
             return data
