@@ -47,11 +47,11 @@ class Statistics:
         self.cuts = self.in_recovery = 0
         self.unheard = 0
 
-    def text(self, ledger, leaked, seconds):
+    def text(self, ledger, seconds):
         operations = ', '.join(f'{ledger.acknowledged[name]} of {name}' for name in LOADS)
         return (f'{self.cuts} cuts, {self.in_recovery} of them during recovery: {operations} '
                 f'acknowledged and whole; at most {self.unheard} more were done than heard of; '
-                f'{leaked} removed backing files left; {seconds / max(1, self.cuts):.1f} s a cut')
+                f'{seconds / max(1, self.cuts):.1f} s a cut')
 
 
 class Life:
@@ -143,4 +143,4 @@ def cuts(bench, file_system, chance):
     bench.facts.update(cuts=statistics.cuts, seed=bench.options.seed, **ledger.acknowledged)
     check(all(count > 10 * bench.options.cuts for count in ledger.acknowledged.values()),
           f'too little was done between the cuts: {ledger.acknowledged}')
-    return statistics.text(ledger, bench.facts.get('leaked', 0), time.monotonic() - begin)
+    return statistics.text(ledger, time.monotonic() - begin)
