@@ -19,9 +19,10 @@ constexpr const char* kRoot = "table";
 // The root's block, of contract R; all it points to is of contracts P and T.
 struct Table {
   std::uint64_t operations;
-  std::array<std::uint64_t*, kSlots> slots;  // each block begins with its id, then its size
+  std::array<std::uint64_t, kSlots> slots;  // addresses of blocks, or 0
 };
 
+// A block begins with its id, then its size.
 struct Block {
   std::uint64_t id = 0;  // the operation that allocated it; 0: the slot is empty
   std::uint64_t size = 0;
@@ -117,9 +118,9 @@ class HeapLoad final : public Load {
     std::uint64_t expected = 0;
     for (std::uint64_t slot = 0; slot < kSlots; ++slot) {
       const Block& block = model_[slot];
-      const std::uint64_t* at = table_->slots[slot];
       if (block.id != 0) ++expected;
-      if (block.id == 0 ? at == nullptr : at != nullptr && is_whole(at, block)) continue;
+      const std::uint64_t at = table_->slots[slot];
+      if (block.id == 0 ? at == 0 : at != 0 && is_whole(block_at(slot), block)) continue;
       return fail(EUCLEAN, "slot " + std::to_string(slot) + " of the heap is not as " +
                                std::to_string(there) + " operations leave it");
     }
@@ -136,6 +137,10 @@ class HeapLoad final : public Load {
   }
 
  private:
+  [[nodiscard]] std::uint64_t* block_at(std::uint64_t slot) const {
+    return reinterpret_cast<std::uint64_t*>(table_->slots[slot]);
+  }
+
   static bool is_whole(const std::uint64_t* at, const Block& block) {
     const std::vector<char> bytes = contents(block);
     return btd_usable_size(at) >= bytes.size() && std::memcmp(at, bytes.data(), bytes.size()) == 0;
@@ -158,10 +163,9 @@ class HeapLoad final : public Load {
       case Kind::kPublish:
         return publish(o, number);
       case Kind::kFree: {
-        const std::array<btd_action, 3> actions{
-            btd_action{BTD_ACTION_FREE, table_->slots[o.slot], 0},
-            {BTD_ACTION_SET, &table_->slots[o.slot], 0},
-            {BTD_ACTION_SET, &table_->operations, number + 1}};
+        const std::array<btd_action, 3> actions{btd_action{BTD_ACTION_FREE, block_at(o.slot), 0},
+                                                {BTD_ACTION_SET, &table_->slots[o.slot], 0},
+                                                {BTD_ACTION_SET, &table_->operations, number + 1}};
         return done(btd_publish(heap_, actions.data(), actions.size()) == 0, "btd_publish");
       }
       case Kind::kReplace:
@@ -185,29 +189,31 @@ class HeapLoad final : public Load {
     return done(btd_publish(heap_, actions.data(), actions.size()) == 0, "btd_publish");
   }
 
+  static bool set_word(std::uint64_t* at, std::uint64_t value) {
+    return btd_tx_set(at, &value, sizeof(value)) == 0;
+  }
+
   Status transact(const HeapOperation& o, std::uint64_t number) {
     using Kind = HeapOperation::Kind;
     BTD_TRY(done(btd_tx_begin(heap_) == 0, "btd_tx_begin"));
-    std::uint64_t** slot = &table_->slots[o.slot];
+    std::uint64_t* slot = &table_->slots[o.slot];
     bool ok = true;
     if (o.kind == Kind::kReplace) {
       const std::vector<char> bytes = contents({.id = number + 1, .size = o.size});
       void* block = btd_tx_alloc(bytes.size());
       ok = block != nullptr && btd_tx_set(block, bytes.data(), bytes.size()) == 0 &&
-           btd_tx_free(*slot) == 0 && btd_tx_set(slot, &block, sizeof(block)) == 0;
+           btd_tx_free(block_at(o.slot)) == 0 &&
+           set_word(slot, reinterpret_cast<std::uint64_t>(block));
     } else if (o.kind == Kind::kSwap) {
-      std::uint64_t** other = &table_->slots[o.other];
-      const std::uint64_t* mine = *slot;
-      const std::uint64_t* theirs = *other;
-      ok = btd_tx_set(slot, &theirs, sizeof(theirs)) == 0 &&
-           btd_tx_set(other, &mine, sizeof(mine)) == 0;
+      std::uint64_t* other = &table_->slots[o.other];
+      ok = set_word(slot, *other) && set_word(other, *slot);
     } else {
-      auto* copy = static_cast<std::uint64_t*>(btd_tx_add(*slot + 2, sizeof(std::uint64_t)));
+      auto* copy =
+          static_cast<std::uint64_t*>(btd_tx_add(block_at(o.slot) + 2, sizeof(std::uint64_t)));
       ok = copy != nullptr;
       if (ok) *copy = number + 1;
     }
-    const std::uint64_t operations = number + 1;
-    ok = ok && btd_tx_set(&table_->operations, &operations, sizeof(operations)) == 0;
+    ok = ok && set_word(&table_->operations, number + 1);
     const Status inside = done(ok, "a call in a transaction");
     if (!ok) btd_tx_abort();
     const bool committed = btd_tx_commit() == 0;
