@@ -93,5 +93,6 @@ cmd_deps() {
   install_packages "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}" "${BENCH_PACKAGES[@]}" \
     "${VM_PACKAGES[@]}"
   ensure_libfuse
+  ensure_kernels || warn "there are no kernels for guests, so the virtual lab will be skipped"
   say "All packages are installed, and libfuse is $(libfuse_version)."
 }
