@@ -11,7 +11,8 @@ SUITE = 'tests/net/net_verbs_test'
 PROGRAMS = ['ibv_rc_pingpong', 'ib_write_lat', 'ib_read_lat']
 # The checksum first: rxe only finds it when it is loaded, and names no module.
 MODULES = ['crc32_generic', 'rdma_rxe', 'rdma_ucm', 'ib_uverbs']
-SECONDS = 120
+# The suite of transports may take most of it.
+SECONDS = 300
 
 
 def suite():
