@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Prints a deb-src stanza for one suite of the archive that this machine's apt sources name for
-its own release: same URI, same keyring, another suite. Reads .sources (deb822) and .list files."""
+"""SUITE [APT-DIRECTORY [TYPE]]: prints a stanza (deb-src by default) for one suite of the archive that
+this machine's apt sources name for its own release: same URI, same keyring, another suite. Reads
+.sources (deb822) and .list files."""
 
 import pathlib
 import re
@@ -8,6 +9,7 @@ import shlex
 import sys
 
 APT = pathlib.Path(sys.argv[2] if len(sys.argv) > 2 else "/etc/apt")
+TYPE = sys.argv[3] if len(sys.argv) > 3 else "deb-src"
 
 
 def release_names():
@@ -76,7 +78,7 @@ def main():
     found = next((e for e in entries() if is_main_archive(e, releases)), None)
     if found is None:
         sys.exit("No entry under /etc/apt names the main archive of this release.")
-    print(f"Types: deb-src\nURIs: {found['uris']}\nSuites: {sys.argv[1]}\nComponents: main")
+    print(f"Types: {TYPE}\nURIs: {found['uris']}\nSuites: {sys.argv[1]}\nComponents: main")
     for key in ("Signed-By", "Trusted"):
         if key.lower() in found:
             print(f"{key}: {found[key.lower()]}")

@@ -2,8 +2,7 @@
 # libfuse: passthrough, resend and io_uring need a newer one than Debian 12 has.
 #
 # Where pkg-config finds none that will do, Debian's own source package of a newer suite is fetched
-# through a private apt configuration (the system's is not touched; archive and keyring are those of
-# the machine's own sources) and built into the prefix BTD_DEPS.
+# (archive.sh) and built into the prefix BTD_DEPS.
 
 readonly LIBFUSE_MIN=3.18.3
 readonly LIBFUSE_SUITES=(sid forky trixie)
@@ -33,31 +32,13 @@ libfuse_trouble() {
 check the network, or install that version by hand and set PKG_CONFIG_PATH. What apt said is in $BTD_LOG."
 }
 
-# archive_stanza SUITE: a deb-src stanza (deb822) for SUITE of the archive that this machine's own
-# sources name for its release. Understands .sources and .list files.
-archive_stanza() {
-  python3 "$BTD_ROOT/.ci/lib/apt_archive.py" "$1"
-}
-
-# private_apt DIR COMMAND...: apt-get with its sources, lists and cache in DIR.
-private_apt() {
-  local dir=$1
-  shift
-  # Check-Valid-Until: the machine's archive may be a snapshot, whose newer suites expired long ago;
-  # signatures and hashes are checked all the same.
-  apt-get -o "Dir::Etc::sourcelist=$dir/archive.sources" -o Dir::Etc::sourceparts=- \
-    -o "Dir::State::lists=$dir/lists" -o "Dir::Cache=$dir/cache" -o APT::Sandbox::User="$(id -un)" \
-    -o Acquire::Check-Valid-Until=false -o APT::Get::List-Cleanup=false "$@"
-}
-
 fetch_libfuse() {
   local work=$1 suite
   for suite in "${LIBFUSE_SUITES[@]}"; do
-    rm -rf "${work:?}"/{lists,cache,src}
-    mkdir -p "$work"/lists/partial "$work"/cache/archives/partial "$work"/src
-    archive_stanza "$suite" >"$work/archive.sources" || return
-    private_apt "$work" update -o APT::Update::Error-Mode=any || continue
-    (cd "$work/src" && private_apt "$work" source --download-only fuse3) || continue
+    rm -rf "${work:?}/src"
+    mkdir -p "$work/src"
+    open_archive "$work" "$suite" || continue
+    (cd "$work/src" && private_apt "$work" apt-get source --download-only fuse3) || continue
     if new_enough "$work"/src/*.dsc; then return 0; fi
   done
   return 1

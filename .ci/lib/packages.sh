@@ -13,6 +13,10 @@ readonly TEST_PACKAGES=(
   fio attr acl e2fsprogs valgrind
   sqlite3 redis-server redis-tools stress-ng # programs to run on our malloc
 )
+readonly VM_PACKAGES=( # for tests/vm: the emulator, and what runs in its guests
+  qemu-system-x86 busybox-static binutils e2fsprogs xfsprogs ndctl
+  iproute2 ibverbs-utils ibverbs-providers perftest
+)
 readonly BENCH_PACKAGES=(
   fio
   libpmemobj-dev libjemalloc2 libtcmalloc-minimal4 libmimalloc-dev # to compare allocators with
@@ -80,12 +84,15 @@ apt_trouble() {
 
 cmd_deps() {
   if [[ ${1:-} == --list ]]; then
-    printf '%s\n' "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}" "${BENCH_PACKAGES[@]}" | sort -u
+    printf '%s\n' "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}" "${BENCH_PACKAGES[@]}" \
+      "${VM_PACKAGES[@]}" | sort -u
     return
   fi
   start_log deps
   check_system
-  install_packages "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}" "${BENCH_PACKAGES[@]}"
+  install_packages "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}" "${BENCH_PACKAGES[@]}" \
+    "${VM_PACKAGES[@]}"
   ensure_libfuse
+  ensure_kernels || warn "there are no kernels for guests, so the virtual lab will be skipped"
   say "All packages are installed, and libfuse is $(libfuse_version)."
 }

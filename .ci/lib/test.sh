@@ -1,11 +1,13 @@
 # shellcheck shell=bash
-# `bootstrap test`, `soak` and `bench`.
+# `bootstrap test`, `soak`, `vm` and `bench`.
 #
 # Every stage appends its counts to build/logs/results.tsv and every failure and skip to a list of
 # its own; nothing counts as passed that did not run. Suites that mount run one at a time.
 
 # CTest labels of the suites that mount, and so need root and /dev/fuse. All others are unit suites.
 readonly MOUNT_LABELS='^(mount|posix|stress)$'
+# The cases of tests/vm: they boot guests, one at a time.
+readonly VM_LABEL='^vm$'
 # Unit tests that run under ThreadSanitizer too: those whose name says that threads meet in them.
 readonly THREAD_TESTS='[Tt]hread|[Cc]oncurren|[Pp]arallel|[Rr]ace'
 
@@ -51,7 +53,7 @@ build_for_tests() {
 
 test_release() {
   build_for_tests release || return 0
-  run_ctest "unit suites" release "$BTD_JOBS" --label-exclude "$MOUNT_LABELS"
+  run_ctest "unit suites" release "$BTD_JOBS" --label-exclude "$MOUNT_LABELS|$VM_LABEL"
   if ! is_root; then
     record "mount suites" 0 0 1
     record_skip "mount suites: they need root; run ./bootstrap test as root"
@@ -65,10 +67,10 @@ test_release() {
 
 test_sanitizers() {
   if build_for_tests asan-ubsan; then
-    run_ctest "unit suites, asan-ubsan" asan-ubsan "$BTD_JOBS" --label-exclude "$MOUNT_LABELS|^setup$"
+    run_ctest "unit suites, asan-ubsan" asan-ubsan "$BTD_JOBS" --label-exclude "$MOUNT_LABELS|$VM_LABEL|^setup$"
   fi
   if build_for_tests tsan thread_suites; then
-    run_ctest "thread suites, tsan" tsan "$BTD_JOBS" --label-exclude "$MOUNT_LABELS|^setup$" \
+    run_ctest "thread suites, tsan" tsan "$BTD_JOBS" --label-exclude "$MOUNT_LABELS|$VM_LABEL|^setup$" \
       --tests-regex "$THREAD_TESTS"
   fi
 }
@@ -77,6 +79,25 @@ test_sanitizers() {
 test_memcheck() {
   build_for_tests valgrind memcheck_suites || return 0
   run_ctest "suites, memcheck" valgrind "$BTD_JOBS" --label-regex '^memcheck$' --tests-regex told
+}
+
+# A machine without an emulator, or an archive without the kernels, skips it: the reason is told.
+test_vm() {
+  [[ -x $BTD ]] || return 0
+  if [[ $(uname -m) != x86_64 ]]; then
+    skip_vm "its guests are x86-64, as this machine is not"
+  elif ! (install_packages "${VM_PACKAGES[@]}"); then
+    skip_vm "its packages cannot be installed: ${VM_PACKAGES[*]}"
+  elif ! ensure_kernels; then
+    skip_vm "this machine's archive gives no kernel for it; what apt said is in $BTD_LOG"
+  else
+    run_ctest "virtual lab" release 1 --label-regex "$VM_LABEL"
+  fi
+}
+
+skip_vm() {
+  record "virtual lab" 0 0 1
+  record_skip "virtual lab: $1"
 }
 
 sources() { git -C "$BTD_ROOT" ls-files --cached --others --exclude-standard -- "$@"; }
@@ -101,6 +122,7 @@ cmd_test() {
   check lint "Man pages (mandoc -T lint)" man_pages_are_clean
   check lint "Shell scripts (shellcheck)" scripts_are_clean
   test_release
+  test_vm
   test_sanitizers
   test_memcheck
   check lint "clang-tidy" tidy_is_clean
@@ -128,6 +150,13 @@ verdict() {
   )
   say "$passed passed, $failed failed, $skipped skipped"
   ((failed == 0 && passed > 0))
+}
+
+cmd_vm() {
+  prepare vm "${VM_PACKAGES[@]}"
+  must_step "Configure" configure release
+  must_step "Build" build release
+  "$BTD_ROOT/tests/vm/run" "$@" 9>&-
 }
 
 # run_script KIND PATH ARGS...: builds the release and hands over to a script of the checkout.

@@ -17,7 +17,11 @@ constexpr std::size_t kPruneBatch = 256;
 
 FileTable::FileTable(StateTable& state, Namespace& names, const BackingStore& backing,
                      unsigned idle_limit)
-    : state_(state), names_(names), backing_(backing), idle_limit_(idle_limit) {}
+    : state_(state),
+      names_(names),
+      backing_(backing),
+      erasure_(names, backing),
+      idle_limit_(idle_limit) {}
 
 FileTable::~FileTable() {
   {
@@ -97,7 +101,7 @@ void FileTable::orphaned(InodeId id) {
   const auto entry = state_.set_flags(id, kStateOrphan);
   if (!entry) {
     (void)backing_.remove(id);
-    (void)names_.erase_orphan(id);
+    erasure_.add(id);
   } else if (entry->opens == 0 && passthrough()) {
     drop_data_locked(*entry);
   }
@@ -126,9 +130,7 @@ void FileTable::drop_if_idle_locked(const StateEntry& entry) {
   if ((entry.flags & kStateOrphan) != 0) {
     drop_descriptor(entry.id);
     if ((entry.flags & kStateDataGone) == 0) (void)backing_.remove(entry.id);
-    if (auto erased = names_.erase_orphan(entry.id); !erased)
-      spdlog::warn("the row of removed file {} stays until the next mount: {}", entry.id,
-                   strerrordesc_np(erased.error().code));
+    erasure_.add(entry.id);
   }
   state_.drop_if_idle(entry.id);
 }

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "alloc/unique_fd.h"
+#include "fs/daemon/erasure.h"
 #include "fs/daemon/state_table.h"
 #include "fs/namespace/namespace.h"
 #include "fs/pool/pool.h"
@@ -87,6 +88,7 @@ class FileTable {
   StateTable& state_;
   Namespace& names_;
   const BackingStore& backing_;
+  Erasure erasure_;
   int fuse_fd_ = -1;
   bool prune_ = false;
   const std::size_t idle_limit_;

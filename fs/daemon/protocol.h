@@ -22,6 +22,14 @@ struct InHeader {
 };
 static_assert(sizeof(InHeader) == 40);
 
+// How the request INIT begins.
+struct InitIn {
+  InHeader header;
+  std::uint32_t major;
+  std::uint32_t minor;
+};
+static_assert(sizeof(InitIn) == 48);
+
 struct OutHeader {
   std::uint32_t len;
   std::int32_t error;
@@ -46,7 +54,8 @@ static_assert(sizeof(BackingMap) == 16);
 inline constexpr std::uint64_t kUniqueResent = std::uint64_t{1} << 63;
 inline constexpr std::int32_t kNotifyResend = 7;
 inline constexpr std::int32_t kNotifyPrune = 9;
-inline constexpr unsigned kPruneMinor = 45;  // the protocol minor that brought kNotifyPrune
+inline constexpr unsigned kResendMinor = 40;  // the protocol minor that brought kNotifyResend
+inline constexpr unsigned kPruneMinor = 45;   // the protocol minor that brought kNotifyPrune
 inline constexpr unsigned long kBackingOpen = _IOW(229, 1, BackingMap);
 inline constexpr unsigned long kBackingClose = _IOW(229, 2, std::uint32_t);
 

@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "fs/daemon/protocol.h"
 #include "fs/daemon/server.h"
 
 namespace btd {
@@ -18,7 +19,7 @@ json transport(const Server& s) {
   json j;
   j["kind"] = s.over_io_uring ? "io_uring" : "/dev/fuse";
   j["gives_up"] =
-      s.over_io_uring
+      s.over_io_uring || s.protocol_minor < proto::kResendMinor
           ? "requests in flight are lost when the worker dies, and the mount ends with it"
           : "nothing";
   if (!s.transport_note.empty()) j["note"] = s.transport_note;

@@ -26,6 +26,7 @@
 #include "fs/daemon/log.h"
 #include "fs/daemon/metrics.h"
 #include "fs/daemon/mounting.h"
+#include "fs/daemon/protocol.h"
 #include "fs/daemon/state_table.h"
 #include "fs/pool/pool.h"
 
@@ -272,6 +273,15 @@ class Supervisor {
     worker_died(status);
   }
 
+  // Whether the kernel gives what a dead worker had read to the next one. Where it does not,
+  // programs would wait for good.
+  [[nodiscard]] bool sends_again() const {
+    proto::InitIn init{};
+    if (header_->init_bytes < sizeof init) return false;
+    std::memcpy(&init, header_->init, sizeof init);
+    return init.minor >= proto::kResendMinor;
+  }
+
   void worker_died(int status) {
     const std::string how =
         WIFSIGNALED(status) ? std::string("was killed by signal ") + sigabbrev_np(WTERMSIG(status))
@@ -281,6 +291,13 @@ class Supervisor {
       spdlog::critical(
           "the worker {}; over io_uring its requests are lost, so the mount ends. "
           "Mount without -o io_uring to survive this",
+          how);
+      return give_up();
+    }
+    if (!sends_again()) {
+      spdlog::critical(
+          "the worker {}; this kernel does not send its requests again, as Linux 6.9 does, so the "
+          "mount ends. Mount it anew",
           how);
       return give_up();
     }

@@ -150,7 +150,7 @@ class Worker {
     open_backing_socket();
     BTD_ASSIGN(const auto orphans, names_->orphans());
     BTD_TRY(names_->collect_unnamed([this](InodeId id) { return pool_->backing().exists(id); },
-                                    [this](InodeId id) { return pool_->backing().remove(id); }));
+                                    [this](InodeId id) { return remove_for_good(id); }));
     RequestLoop::Options options;
     options.threads = std::min(args_.threads != 0 ? args_.threads : default_threads(), kMaxThreads);
     options.spin_us = args_.spin_us >= 0 ? static_cast<unsigned>(args_.spin_us) : default_spin_us();
@@ -164,6 +164,12 @@ class Worker {
     loop_->execute_resent([&] { files_->recover(orphans); });
     loop_->start();
     return {};
+  }
+
+  // Durable, for the next start looks at other ids.
+  Status remove_for_good(InodeId id) const {
+    BTD_TRY(pool_->backing().remove(id));
+    return pool_->backing().sync_removals({&id, 1});
   }
 
   // The first worker answers the kernel with this. For a later one it only sets libfuse up: the

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cerrno>
+#include <utility>
 
 #include "fs/pool/file_system.h"
 #include "fs/pool/pool.h"
@@ -108,6 +109,18 @@ Status BackingStore::sync(InodeId id, bool data_only) const {
   const UniqueFd dir(
       ::openat(data_dir_.get(), name.directory().data(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!dir || ::fsync(dir.get()) != 0) return failed("sync the directory of", id);
+  return {};
+}
+
+Status BackingStore::sync_removals(std::span<const InodeId> ids) const {
+  if (!outlives_machine()) return {};
+  std::array<bool, 256> synced{};
+  for (const InodeId id : ids) {
+    if (std::exchange(synced[id & 255], true)) continue;
+    const UniqueFd dir(
+        ::openat(data_dir_.get(), Name(id).directory().data(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!dir || ::fsync(dir.get()) != 0) return failed("sync the directory of", id);
+  }
   return {};
 }
 

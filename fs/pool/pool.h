@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -85,6 +86,10 @@ class BackingStore {
   Status set_times(InodeId id, const timespec times[2]) const;
   // Makes every change of this file durable, its existence too.
   Status sync(InodeId id, bool data_only) const;
+  // Whether what is here is there after the machine stopped.
+  [[nodiscard]] bool outlives_machine() const { return entry_sync_ != EntrySync::kVolatile; }
+  // Makes it durable that these were removed.
+  Status sync_removals(std::span<const InodeId> ids) const;
   [[nodiscard]] static std::string path(InodeId id);  // relative to POOL, as user.btd.backing says
   Result<struct statvfs> statfs() const;
 

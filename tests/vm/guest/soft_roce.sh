@@ -1,0 +1,13 @@
+# shellcheck shell=sh
+# Soft-RoCE in one guest.
+# shellcheck source=tests/vm/guest/common.sh
+. /guest/common.sh
+# shellcheck source=tests/vm/guest/rdma.sh
+. /guest/rdma.sh
+must ip link add left type veth peer name right
+must ip link set right up
+start_rxe left 10.9.0.1
+serve
+run_clients 10.9.0.1
+run_suite 10.9.0.1
+verdict pass

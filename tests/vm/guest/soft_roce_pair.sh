@@ -1,0 +1,17 @@
+# shellcheck shell=sh
+# Soft-RoCE in one of two guests. Parameters: btd_role, server or client.
+# shellcheck source=tests/vm/guest/common.sh
+. /guest/common.sh
+# shellcheck source=tests/vm/guest/rdma.sh
+. /guest/rdma.sh
+if [ "${btd_role:?}" = server ]; then
+  start_rxe eth0 10.9.0.1
+  serve
+  at serving
+  wait
+  verdict pass
+fi
+start_rxe eth0 10.9.0.2
+run_clients 10.9.0.1
+run_suite 10.9.0.2 10.9.0.1
+verdict pass

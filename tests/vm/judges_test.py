@@ -1,0 +1,221 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""Whether what judges the cases can say no: logs, directories and heaps are doctored here, and each must
+be found out. No guest is booted."""
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+sys.dont_write_bytecode = True
+import cases
+import kernel
+from lab import HERE, Failed, built
+from power_cut import UNHEARD, Ledger
+from report import Report, parse
+
+DONE = 400
+
+
+class LoadTest(unittest.TestCase):
+    """power_load, in a directory of this machine: what it must accept, and what not."""
+
+    def setUp(self):
+        self.folder = tempfile.mkdtemp(prefix='btd-judges.', dir='/dev/shm')
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def path(self, *names):
+        return os.path.join(self.folder, *names)
+
+    def load(self, kind, *options):
+        return subprocess.run([built('tests/vm/power_load'), kind, self.path(kind), *options],
+                              capture_output=True, text=True, timeout=60, check=False)
+
+    def work(self, kind, operations=DONE, acknowledged=0):
+        done = self.load(kind, '--operations', str(operations), '--acknowledged', str(acknowledged))
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def accepts(self, kind, acknowledged, found=DONE):
+        done = self.load(kind, '--acknowledged', str(acknowledged))
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stdout, f'@btd fact {kind} {found}\n')
+
+    def rejects(self, kind, acknowledged, words):
+        done = self.load(kind, '--acknowledged', str(acknowledged))
+        self.assertEqual(done.returncode, 1, done.stdout)
+        self.assertIn(words, done.stderr)
+
+    def regular_file(self):
+        with os.scandir(self.path('files')) as entries:
+            return next(e.path for e in entries
+                        if e.is_file(follow_symlinks=False) and e.stat().st_size > 100)
+
+    def test_what_was_acknowledged_is_there(self):
+        for kind in ('files', 'heap'):
+            self.work(kind)
+            self.accepts(kind, DONE)
+            self.accepts(kind, DONE - 3)  # done, and unheard of
+            self.work(kind, operations=100, acknowledged=DONE - 3)  # goes on from what it found
+            self.accepts(kind, DONE + 100, DONE + 100)
+
+    def test_a_doctored_log_is_found_out(self):
+        for kind in ('files', 'heap'):
+            self.work(kind)
+            self.rejects(kind, DONE + 1, f'{DONE + 1}')
+            self.rejects(kind, DONE + UNHEARD, f'{DONE + UNHEARD}')
+
+    def test_files_that_went_back_are_found_out(self):
+        self.work('files')
+        shutil.copytree(self.path('files'), self.path('older'), symlinks=True)
+        self.work('files', 50, DONE)
+        shutil.rmtree(self.path('files'))
+        shutil.move(self.path('older'), self.path('files'))
+        self.rejects('files', DONE + 50, 'missing')
+
+    def test_a_heap_that_went_back_is_found_out(self):
+        self.work('heap')
+        shutil.copytree(self.path('heap'), self.path('older'))
+        self.work('heap', 50, DONE)
+        shutil.rmtree(self.path('heap'))
+        shutil.move(self.path('older'), self.path('heap'))
+        self.rejects('heap', DONE + 50, 'were acknowledged')
+
+    def test_a_lost_file_is_found_out(self):
+        self.work('files')
+        os.unlink(self.regular_file())
+        self.rejects('files', DONE, 'missing')
+
+    def test_a_file_too_many_is_found_out(self):
+        self.work('files')
+        with open(self.path('files', 'foreign'), 'w', encoding='ascii') as f:
+            f.write('foreign')
+        self.rejects('files', DONE, 'too much')
+
+    def test_a_draft_is_of_no_operation(self):
+        self.work('files')
+        with open(self.path('files', '.draft'), 'w', encoding='ascii') as f:
+            f.write('half')
+        self.accepts('files', DONE)
+
+    def test_a_torn_file_is_found_out(self):
+        self.work('files')
+        with open(self.regular_file(), 'r+b') as f:
+            f.seek(90)
+            byte = f.read(1)
+            f.seek(90)
+            f.write(bytes([byte[0] ^ 1]))
+        self.rejects('files', DONE, 'missing')
+
+    def test_a_mode_that_is_half_set_is_found_out(self):
+        self.work('files')
+        path = self.regular_file()
+        os.chmod(path, os.stat(path).st_mode ^ 0o4000)
+        self.rejects('files', DONE, 'missing')
+
+    def test_a_block_that_is_torn_is_found_out(self):
+        self.work('heap')
+        changed, journal = False, 5 << 20  # whose records have blocks in them too
+        with open(self.path('heap', 'load', 'arena.0'), 'r+b') as f:
+            arena = f.read(24 << 20)
+            # A block begins with its id and its size; its fourth word is never a mark.
+            for at in range(journal, len(arena) - 32, 16):
+                identity = int.from_bytes(arena[at:at + 8], 'little')
+                size = int.from_bytes(arena[at + 8:at + 16], 'little')
+                if 0 < identity <= DONE and 32 <= size < 62000:
+                    f.seek(at + 24)
+                    f.write(bytes([arena[at + 24] ^ 1]))
+                    changed = True
+        self.assertTrue(changed)
+        self.rejects('heap', DONE, 'is not as')
+
+
+class LedgerTest(unittest.TestCase):
+    def test_counts_what_was_acknowledged(self):
+        ledger = Ledger()
+        ledger.acknowledge(Report('ack', 'files', '7'))
+        self.assertEqual(ledger.judge('files', 9), 2)
+        self.assertEqual(ledger.acknowledged, {'files': 9, 'heap': 0})
+
+    def test_an_acknowledged_operation_that_is_missing_fails(self):
+        ledger = Ledger()
+        ledger.acknowledge(Report('ack', 'heap', '7'))
+        with self.assertRaisesRegex(Failed, '7 operations were acknowledged, and 6 are there'):
+            ledger.judge('heap', 6)
+
+    def test_more_than_can_be_unheard_of_fails(self):
+        with self.assertRaises(Failed):
+            Ledger().judge('heap', UNHEARD + 1)
+
+    def test_operations_are_acknowledged_in_order(self):
+        ledger = Ledger()
+        ledger.acknowledge(Report('ack', 'heap', '7'))
+        with self.assertRaises(Failed):
+            ledger.acknowledge(Report('ack', 'heap', '7'))
+
+
+class ReportTest(unittest.TestCase):
+    def test_whole_lines_are_reports(self):
+        self.assertEqual(parse(b'@btd ack files 12\r\n'), Report('ack', 'files', '12'))
+        self.assertEqual(parse(b'@btd verdict pass'), Report('verdict', 'pass', ''))
+        self.assertEqual(parse(b'@btd fact a b c d'), Report('fact', 'a', 'b c d'))
+
+    def test_others_are_not(self):
+        for line in (b'', b'@btd', b'@btd ack', b'btd ack files 12', b'@btd what files 12',
+                     b'[ 1.0] @btd ack files 12', b'\xff\xfe'):
+            self.assertIsNone(parse(line), line)
+
+
+class DemandTest(unittest.TestCase):
+    DAX = {'dax_passthrough': 'active', 'dax_statx': 'yes', 'dax_libpmem': 'pmem',
+           'dax_nvram': 'DAX, by cache-line flush; survives process crash and power loss',
+           'dax_page_cache_growth_mib': '0', 'dax_map_sync_backing': 'granted'}
+    WRONG = {'dax_passthrough': 'off: why', 'dax_statx': 'no', 'dax_libpmem': 'not pmem',
+             'dax_nvram': 'disk, by msync; survives process crash and power loss',
+             'dax_page_cache_growth_mib': '32', 'dax_map_sync_backing': 'refused (why)'}
+
+    def bench(self, facts):
+        bench = cases.Bench('', None, None)
+        bench.facts = facts
+        return bench
+
+    def test_each_fact_of_dax_is_demanded(self):
+        cases.demand_dax(self.bench(self.DAX))
+        for name, value in self.WRONG.items():
+            with self.assertRaises(Failed, msg=name):
+                cases.demand_dax(self.bench({**self.DAX, name: value}))
+            with self.assertRaises(Failed, msg=name):
+                cases.demand_dax(self.bench({k: v for k, v in self.DAX.items() if k != name}))
+
+
+class ModuleTest(unittest.TestCase):
+    def test_dependencies_are_read_from_a_module(self):
+        head = b'\x7fELF...\0license=GPL\0depends='
+        self.assertEqual(kernel.depends(head + b'jbd2,crc-16\0rest'), ['jbd2', 'crc_16'])
+        self.assertEqual(kernel.depends(head + b'\0rest'), [])
+        self.assertEqual(kernel.depends(b'none'), [])
+
+
+class CommandTest(unittest.TestCase):
+    def run_lab(self, *arguments):
+        return subprocess.run([sys.executable, os.path.join(HERE, 'run'), *arguments],
+                              capture_output=True, text=True, timeout=30, check=False)
+
+    def test_lists_every_case_with_a_description(self):
+        done = self.run_lab('--list')
+        self.assertEqual(done.returncode, 0)
+        self.assertEqual([line.split()[0] for line in done.stdout.splitlines()], list(cases.CASES))
+        self.assertTrue(all(len(line.split()) > 3 for line in done.stdout.splitlines()))
+
+    def test_refuses_wrong_arguments(self):
+        for wrong, words in ((['nonsense'], '"nonsense"'), (['--cuts', '0'], '--cuts'),
+                             (['--cuts', 'x'], '--cuts'), (['--nonsense'], '--nonsense')):
+            done = self.run_lab(*wrong)
+            self.assertEqual(done.returncode, 64, wrong)
+            self.assertIn(words, done.stderr)
+            self.assertEqual(done.stderr.count('\n'), 1)
+
+
+if __name__ == '__main__':
+    unittest.main()

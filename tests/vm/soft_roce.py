@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""RDMA without hardware: rdma_rxe over a veth pair in one guest, or over a network between two. The
+place where the project's suite of transports over verbs runs, where the build has it."""
+import os
+
+from guest import Guest
+from kernel import Kernel
+from lab import BUILD, Skip, check
+
+SUITE = 'tests/net/net_verbs_test'
+PROGRAMS = ['ibv_rc_pingpong', 'ib_write_lat', 'ib_read_lat']
+# The checksum first: rxe only finds it when it is loaded, and names no module.
+MODULES = ['crc32_generic', 'rdma_rxe', 'rdma_ucm', 'ib_uverbs']
+# The suite of transports may take most of it.
+SECONDS = 300
+
+
+def suite():
+    """The program in a list, or nothing."""
+    path = os.path.join(BUILD, SUITE)
+    return [path] if os.path.exists(path) else []
+
+
+def initramfs(bench, kernel, network):
+    return bench.initramfs(kernel, [*MODULES, network],
+                           ['ip', 'rdma', 'ibv_devices', *PROGRAMS, *suite()], verbs=True)
+
+
+def judge(bench):
+    """Every program gave its figure; the reason of the verdict."""
+    figures = []
+    for name in PROGRAMS:
+        check(bench.facts.get(name), f'{name} gave no figure')
+        figures.append(f'{name} {bench.facts[name]}')
+    text = ', '.join(figures)
+    if not suite():
+        raise Skip(f'{SUITE} is not built; Soft-RoCE itself works: {text}')
+    check('PASSED' in bench.facts.get('suite', ''), f'the suite said "{bench.facts.get("suite")}"')
+    return f'{text}; {os.path.basename(SUITE)}: {bench.facts["suite"]}'
+
+
+def soft_roce(bench):
+    kernel = Kernel('passthrough')
+    with Guest(bench.folder, kernel, initramfs(bench, kernel, 'veth'),
+               {'case': 'soft_roce'}) as guest:
+        bench.finish(guest, SECONDS)
+    return judge(bench)
+
+
+def card(bench, role, number):
+    """A card on a cable, which is a socket of this machine's file system."""
+    side = 'server=on' if role == 'server' else 'server=off'
+    return ['-netdev', f'stream,id=cable,{side},addr.type=unix,addr.path={bench.path("cable")}',
+            '-device', f'virtio-net-pci,netdev=cable,mac=52:54:00:00:00:{number:02x}']
+
+
+def soft_roce_pair(bench):
+    kernel = Kernel('passthrough')
+    tree = initramfs(bench, kernel, 'virtio_net')
+
+    def boot(role, number):
+        return Guest(bench.folder, kernel, tree, {'case': 'soft_roce_pair', 'role': role},
+                     network=card(bench, role, number), processors=1, memory_mb=512)
+
+    with boot('server', 1) as server:
+        server.read_to('up', SECONDS)
+        with boot('client', 2) as client:
+            bench.finish(client, SECONDS)
+    return judge(bench)
