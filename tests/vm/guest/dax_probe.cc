@@ -98,7 +98,8 @@ Status probe(const std::string& path) {
   BTD_TRY(touch(file.get()));
   constexpr int kSync = MAP_SHARED_VALIDATE | MAP_SYNC;
   fact("map_sync_mount", Mapping(file.get(), kSync).text());
-  const UniqueFd backing = backing_of(file.get());
+  const auto socket = backing_socket_of(file.get());
+  const UniqueFd backing = socket ? backing_of(file.get(), *socket) : UniqueFd();
   if (!backing) {
     fact("map_sync_backing", "no descriptor");
     return {};
