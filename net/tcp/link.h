@@ -49,10 +49,10 @@ struct alignas(kIoMask + 1) Link {
 
   Bytes output;   // of the guards and the handshake; before what the connection gathers
   Bytes sending;  // what the send that runs was made of, unless gathered bytes themselves
-  std::size_t sending_at = 0;
-  std::size_t gathered = 0;  // the connection's bytes that `sending` stands for
+  std::size_t gathered = 0;  // the connection's bytes that the send stands for
+  std::size_t left = 0;      // of the send that runs
   msghdr message{};
-  std::unique_ptr<std::array<iovec, kSegments>> segments;  // made at the first send of frames
+  std::unique_ptr<std::array<iovec, kSegments>> segments;  // made at the first send
 
   Error why;  // it ends
 

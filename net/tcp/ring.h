@@ -34,7 +34,13 @@ class Ring {
 
   // Whether the kernel has completed something, or would if it were entered.
   [[nodiscard]] bool has_events() const { return io_uring_cq_ready(&ring_) > 0 || is_asked(); }
-  [[nodiscard]] bool must_enter() const { return io_uring_sq_ready(&ring_) > 0 || is_asked(); }
+  [[nodiscard]] bool has_entries() const { return io_uring_sq_ready(&ring_) > 0; }
+  [[nodiscard]] bool must_enter() const { return has_entries() || is_asked(); }
+  // The kernel asks to be entered.
+  [[nodiscard]] bool is_asked() const {
+    return (IO_URING_READ_ONCE(*ring_.sq.kflags) & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN)) !=
+           0;
+  }
   // Submits what waits, and finds out what came.
   Status enter();
   // The same, and sleeps until something comes, for so long at most.
@@ -62,11 +68,6 @@ class Ring {
 
  private:
   Ring() = default;
-  // The kernel asks to be entered.
-  [[nodiscard]] bool is_asked() const {
-    return (IO_URING_READ_ONCE(*ring_.sq.kflags) & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN)) !=
-           0;
-  }
   Status open();
   Status add_buffers();
   Status start();

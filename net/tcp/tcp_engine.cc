@@ -17,6 +17,8 @@ namespace {
 
 // The destructor's patience with the kernel, which answers a cancellation at once.
 constexpr Time kLastPatience = std::chrono::seconds(2);
+// Connections that are asked for bytes while the engine spins; the ring waits for those of others.
+constexpr std::size_t kAsked = 4;
 // Looks at the ring between two looks at the clock.
 constexpr int kSpins = 32;
 
@@ -91,30 +93,41 @@ Result<std::size_t> TcpEngine::poll() {
   return round();
 }
 
-Result<std::size_t> TcpEngine::round() {
-  BTD_TRY(broken_);
-  std::size_t events = ring_->reap([this](const io_uring_cqe& completion) { take(completion); });
-  if (!handshakes_.empty()) end_overdue();
-  events += step();
-  arm();
-  // Sends leave now; the receives behind them are armed while the peer is at work.
-  if (ring_->must_enter()) BTD_TRY(ring_->enter());
-  return events;
-}
-
 Result<std::size_t> TcpEngine::wait(Time deadline) {
-  BTD_ASSIGN(std::size_t events, poll());
+  // What only waits to be submitted goes with the sleep, in one system call.
+  if (ring_->is_asked() || (options().spin > Time{} && ring_->has_entries()))
+    BTD_TRY(ring_->enter());
+  BTD_ASSIGN(std::size_t events, round());
   if (events > 0) return events;
   const Time due = std::min(deadline, next_due());
   const Time spin_until = std::min(due, now() + options().spin);
-  while (!ring_->has_events() && now() < spin_until)
-    for (int i = 0; i < kSpins && !ring_->has_events(); ++i) _mm_pause();
-  if (!ring_->has_events() && now() < due) {
-    BTD_TRY(ring_->sleep(due == kNever ? kNever : due - now()));
+  while (!ring_->has_events() && now() < spin_until) {
+    if (events = receive_at_once(); events > 0) return end_round(events);
+    if (queued_.empty())
+      for (int i = 0; i < kSpins && !ring_->has_events(); ++i) _mm_pause();
+  }
+  const Time left = due == kNever ? kNever : due - now();
+  if (!ring_->has_events() && left > Time{}) {
+    arm(true);
+    BTD_TRY(ring_->sleep(left));
   } else if (ring_->must_enter()) {
     BTD_TRY(ring_->enter());
   }
   return round();
+}
+
+Result<std::size_t> TcpEngine::round() {
+  BTD_TRY(broken_);
+  const std::size_t events =
+      ring_->reap([this](const io_uring_cqe& completion) { take(completion); });
+  return end_round(events + receive_at_once());
+}
+
+Result<std::size_t> TcpEngine::end_round(std::size_t events) {
+  if (!handshakes_.empty()) end_overdue();
+  events += step();
+  arm(false);
+  return events;
 }
 
 Time TcpEngine::next_due() {
@@ -144,14 +157,23 @@ void TcpEngine::take(const io_uring_cqe& completion) {
 }
 
 // What was put off to the end of the round.
-void TcpEngine::arm() {
+void TcpEngine::arm(bool is_to_sleep) {
   if (!is_wake_armed_) arm_wake();
   for (Listener& listener : listeners_)
     if (!listener.is_accepting && (listener.next == Time{} || now() >= listener.next))
       arm_accept(listener);
-  for (std::size_t i = 0; i < queued_.size(); ++i)
-    if (queued_[i] != nullptr) arm_receive(*queued_[i]);
-  queued_.clear();
+  std::size_t kept = 0;
+  for (Link* link : queued_) {
+    if (link == nullptr) continue;
+    const bool is_asked =
+        !is_to_sleep && options().spin > Time{} && kept < kAsked && link->state == Link::State::kUp;
+    if (is_asked) {
+      queued_[kept++] = link;
+    } else {
+      arm_receive(*link);
+    }
+  }
+  queued_.resize(kept);
 }
 
 void TcpEngine::arm_wake() {
@@ -210,7 +232,10 @@ void TcpEngine::cancel(int socket) {
 
 void TcpEngine::finish(Link& link) {
   if (link.is_busy()) return;
-  if (link.is_queued) std::ranges::replace(queued_, &link, nullptr);
+  if (link.is_queued) {
+    std::ranges::replace(queued_, &link, nullptr);
+    std::ranges::replace(asked_, &link, nullptr);
+  }
   TcpEndpoint* endpoint = link.endpoint;
   Error why = std::move(link.why);
   ended_.erase(link.self);

@@ -52,9 +52,10 @@ class TcpEngine final : public SessionEngine {
 
   // One round after the kernel was asked.
   Result<std::size_t> round();
+  Result<std::size_t> end_round(std::size_t events);
   void take(const io_uring_cqe& completion);
   Time next_due();
-  void arm();
+  void arm(bool is_to_sleep);
 
   void arm_wake();
   void arm_accept(Listener& listener);
@@ -68,6 +69,9 @@ class TcpEngine final : public SessionEngine {
   void queue_receive(Link& link);
   void arm_receive(Link& link);
   void received(Link& link, const io_uring_cqe& completion);
+  std::size_t receive_at_once();
+  static std::span<std::byte> direct_place(const Link& link);
+  void received_direct(Link& link, int result);
   void received_bytes(Link& link, std::span<const std::byte> bytes);
   void received_end(Link& link, int error);
   void received_handshake(Link& link, std::span<const std::byte> bytes);
@@ -79,9 +83,10 @@ class TcpEngine final : public SessionEngine {
 
   void send(Link& link);
   bool protect(Link& link);
-  void send_output(Link& link);
   void send_frames(Link& link);
-  void submit_send(Link& link, io_uring_sqe* entry);
+  void begin_send(Link& link, std::size_t count);
+  void send_rest(Link& link, std::size_t count);
+  static std::array<iovec, Link::kSegments>& segments(Link& link);
   void sent(Link& link, int result);
 
   // Its endpoint decides if it has one that is up; others end here.
@@ -108,6 +113,8 @@ class TcpEngine final : public SessionEngine {
   std::list<Link> ended_;       // until their I/O has ended
   std::size_t waiting_ = 0;     // of handshakes_: Link::State::kWaiting
   std::vector<Link*> queued_;   // for their next receive
+  std::vector<Link*> asked_;    // of receive_at_once()
+  std::array<std::byte, 64 << 10> scratch_;
   Bytes plain_;
   Status broken_;
 };

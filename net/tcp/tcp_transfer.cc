@@ -41,6 +41,13 @@ void TcpEngine::queue_receive(Link& link) {
   queued_.push_back(&link);
 }
 
+// Of a payload that is worth it; else empty.
+std::span<std::byte> TcpEngine::direct_place(const Link& link) {
+  if (link.guard != nullptr) return {};
+  const auto place = link.endpoint->connection()->direct();
+  return place.size() >= kDirectBytes ? place : std::span<std::byte>{};
+}
+
 void TcpEngine::arm_receive(Link& link) {
   link.is_queued = false;
   if (link.is_receiving || link.state == Link::State::kEnding ||
@@ -50,9 +57,8 @@ void TcpEngine::arm_receive(Link& link) {
   if (connection != nullptr && connection->is_full()) return;  // until it has sent some
   io_uring_sqe* receive = entry();
   if (receive == nullptr) return;
-  const auto place = connection != nullptr && link.guard == nullptr ? connection->direct()
-                                                                    : std::span<std::byte>{};
-  link.is_direct = place.size() >= kDirectBytes;
+  const auto place = connection != nullptr ? direct_place(link) : std::span<std::byte>{};
+  link.is_direct = !place.empty();
   if (link.is_direct) {
     connection->begin_direct();
     io_uring_prep_recv(receive, link.socket.get(), place.data(), place.size(), 0);
@@ -77,20 +83,63 @@ void TcpEngine::received(Link& link, const io_uring_cqe& completion) {
     return finish(link);
   }
   if (link.is_direct) {
-    link.is_direct = false;
-    fed_direct(*link.endpoint, static_cast<std::size_t>(std::max(result, 0)));
-    if (result > 0) return queue_receive(link);
+    received_direct(link, result);
   } else if (result > 0 && has_buffer) {
     received_bytes(link, ring_->buffer(index, static_cast<std::size_t>(result)));
-    return ring_->recycle(index);
+  } else {
+    received_end(link, -result);
   }
   if (has_buffer) ring_->recycle(index);
-  // No buffer was free at that moment, or a signal came: again.
-  if (result == -ENOBUFS || result == -EINTR || result == -EAGAIN) return queue_receive(link);
-  received_end(link, -result);
+}
+
+void TcpEngine::received_direct(Link& link, int result) {
+  link.is_direct = false;
+  fed_direct(*link.endpoint, static_cast<std::size_t>(std::max(result, 0)));
+  if (result <= 0) return received_end(link, -result);
+  queue_receive(link);
+}
+
+// What came on the connections that were active last: asking them costs less than a receive that
+// waits in the ring, and the engine spins anyway. How many had something.
+std::size_t TcpEngine::receive_at_once() {
+  std::size_t events = 0;
+  asked_.swap(queued_);
+  for (std::size_t i = 0; i < asked_.size(); ++i) {
+    Link* link = asked_[i];
+    if (link == nullptr) continue;
+    link->is_queued = false;
+    if (link->is_receiving || link->state != Link::State::kUp) {
+      if (!link->is_receiving) queue_receive(*link);
+      continue;
+    }
+    Connection* connection = link->endpoint->connection();
+    if (connection == nullptr || connection->is_full()) continue;
+    const auto place = direct_place(*link);
+    const std::span<std::byte> into = place.empty() ? std::span{scratch_} : place;
+    const ssize_t size = ::recv(link->socket.get(), into.data(), into.size(), MSG_DONTWAIT);
+    if (size < 0 && (errno == EAGAIN || errno == EINTR)) {
+      link->is_drained = true;
+      queue_receive(*link);
+      continue;
+    }
+    ++events;
+    link->is_drained = static_cast<std::size_t>(std::max<ssize_t>(size, 0)) < into.size();
+    if (size <= 0) {
+      received_end(*link, size < 0 ? errno : 0);
+    } else if (!place.empty()) {
+      connection->begin_direct();
+      received_direct(*link, static_cast<int>(size));
+    } else {
+      received_bytes(*link, into.first(static_cast<std::size_t>(size)));
+    }
+  }
+  asked_.clear();
+  return events;
 }
 
 void TcpEngine::received_end(Link& link, int error) {
+  // No buffer was free at that moment, or a signal came: again.
+  if (error == ENOBUFS || error == EINTR || error == EAGAIN) return queue_receive(link);
   if (link.handshake != nullptr)
     return fail(link, {ECONNRESET, link.name + ": " + link.handshake->guard().when_ended()});
   fail(link, {ECONNRESET, "The connection to " + link.name + " was lost: " +
@@ -121,7 +170,7 @@ void TcpEngine::pump(SessionEndpoint& endpoint) {
   if (protect(*link)) send(*link);
 }
 
-// One send at a time: two of one socket might overtake each other.
+// The guard's and the handshake's bytes.
 void TcpEngine::send(Link& link) {
   if (link.is_sending || link.state == Link::State::kEnding) return;
   if (link.handshake != nullptr) {
@@ -131,50 +180,21 @@ void TcpEngine::send(Link& link) {
   }
   if (link.output.empty()) return;
   link.sending.swap(link.output);
-  link.sending_at = 0;
-  send_output(link);
-}
-
-void TcpEngine::send_output(Link& link) {
-  io_uring_sqe* entry = this->entry();
-  if (entry == nullptr) return;
-  const auto left = std::span{link.sending}.subspan(link.sending_at);
-  io_uring_prep_send(entry, link.socket.get(), left.data(), left.size(),
-                     MSG_NOSIGNAL | MSG_WAITALL);
-  submit_send(link, entry);
-}
-
-void TcpEngine::submit_send(Link& link, io_uring_sqe* entry) {
-  io_uring_sqe_set_data64(entry, user_data(&link, Io::kSend));
-  link.is_sending = true;
+  segments(link)[0] = {.iov_base = link.sending.data(), .iov_len = link.sending.size()};
+  begin_send(link, 1);
 }
 
 void TcpEngine::send_frames(Link& link) {
-  if (!link.segments) link.segments = std::make_unique<std::array<iovec, Link::kSegments>>();
   const std::size_t count =
-      link.endpoint->connection()->gather(*link.segments, kSendBytes, epoch());
-  if (count == 0) return;
-  io_uring_sqe* entry = this->entry();
-  if (entry == nullptr) return;
-  if (count == 1) {
-    const iovec& only = link.segments->front();
-    io_uring_prep_send(entry, link.socket.get(), only.iov_base, only.iov_len,
-                       MSG_NOSIGNAL | MSG_WAITALL);
-  } else {
-    link.message = {};
-    link.message.msg_iov = link.segments->data();
-    link.message.msg_iovlen = count;
-    io_uring_prep_sendmsg(entry, link.socket.get(), &link.message, MSG_NOSIGNAL | MSG_WAITALL);
-  }
-  submit_send(link, entry);
+      link.endpoint->connection()->gather(segments(link), kSendBytes, epoch());
+  if (count > 0) begin_send(link, count);
 }
 
 // Turns frames into output; the connection's bytes are held until that is sent.
 bool TcpEngine::protect(Link& link) {
-  if (!link.segments) link.segments = std::make_unique<std::array<iovec, Link::kSegments>>();
   const std::size_t count =
-      link.endpoint->connection()->gather(*link.segments, kProtectBytes, epoch());
-  const auto parts = std::span{*link.segments}.first(count);
+      link.endpoint->connection()->gather(segments(link), kProtectBytes, epoch());
+  const auto parts = std::span{segments(link)}.first(count);
   for (const iovec& part : parts) link.gathered += part.iov_len;
   if (auto done = link.guard->protect(parts, link.output); !done) {
     fail(link, std::move(done).error());
@@ -183,27 +203,60 @@ bool TcpEngine::protect(Link& link) {
   return count > 0;
 }
 
+std::array<iovec, Link::kSegments>& TcpEngine::segments(Link& link) {
+  if (!link.segments) link.segments = std::make_unique<std::array<iovec, Link::kSegments>>();
+  return *link.segments;
+}
+
+// What the socket takes at once is sent at once, which costs less than by way of the ring; the ring
+// waits with the rest. One send at a time: two might overtake each other.
+void TcpEngine::begin_send(Link& link, std::size_t count) {
+  link.is_sending = true;
+  link.message = {};
+  link.message.msg_iov = segments(link).data();
+  link.message.msg_iovlen = count;
+  link.left = 0;
+  for (const iovec& part : std::span{segments(link)}.first(count)) link.left += part.iov_len;
+  if (link.sending.empty()) link.gathered = link.left;
+  const ssize_t result = ::sendmsg(link.socket.get(), &link.message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  sent(link, result < 0 ? -errno : static_cast<int>(result));
+}
+
 void TcpEngine::sent(Link& link, int result) {
   link.is_sending = false;
   if (link.state == Link::State::kEnding) return finish(link);
   if (result < 0 && result != -EINTR && result != -EAGAIN)
     return fail(link, {ECONNRESET, "The connection to " + link.name +
                                        " was lost: " + std::strerror(-result) + "."});
-  auto count = static_cast<std::size_t>(std::max(result, 0));
-  if (!link.sending.empty()) {
-    link.sending_at += count;
-    if (link.sending_at < link.sending.size()) return send_output(link);
-    clear(link.sending);
-    count = std::exchange(link.gathered, 0);
-  }
+  const auto count = static_cast<std::size_t>(std::max(result, 0));
+  link.left -= count;
+  if (link.left > 0) return send_rest(link, count);
+  clear(link.sending);
   if (link.state != Link::State::kUp) return send(link);
   Connection* connection = link.endpoint->connection();
   if (connection == nullptr) return;
-  connection->sent(count);
+  connection->sent(std::exchange(link.gathered, 0));
   if (!connection->is_full()) queue_receive(link);
   if (!link.output.empty()) return send(link);
   // Answers to writes leave behind a drain only, so what comes next is the round's.
   if (connection->has_output() || link.endpoint->is_closing()) mark(*link.endpoint);
+}
+
+// `count` bytes less than before.
+void TcpEngine::send_rest(Link& link, std::size_t count) {
+  msghdr& message = link.message;
+  while (count >= message.msg_iov->iov_len) {
+    count -= message.msg_iov->iov_len;
+    ++message.msg_iov;
+    --message.msg_iovlen;
+  }
+  message.msg_iov->iov_base = static_cast<std::byte*>(message.msg_iov->iov_base) + count;
+  message.msg_iov->iov_len -= count;
+  io_uring_sqe* entry = this->entry();
+  if (entry == nullptr) return;
+  io_uring_prep_sendmsg(entry, link.socket.get(), &message, MSG_NOSIGNAL | MSG_WAITALL);
+  io_uring_sqe_set_data64(entry, user_data(&link, Io::kSend));
+  link.is_sending = true;
 }
 
 }  // namespace btd::net
