@@ -1,7 +1,8 @@
 // The tcp engine under load: a server's process and a client's, each on a core of its own, on
 // loopback. The counterpart of tcp_bare.c.
 //
-//   tcp_engine VERB BYTES IN_FLIGHT SECONDS spin|sleep   verb: read, write, cas, send
+//   tcp_engine VERB BYTES IN_FLIGHT SECONDS spin|sleep|default [CONNECTIONS]
+//                                                        verb: read, write, cas, send
 //   tcp_engine idle CONNECTIONS SECONDS                  what connections cost that say nothing
 #include <sched.h>
 #include <sys/prctl.h>
@@ -84,7 +85,13 @@ class Server {
   std::string address_;
 };
 
-int run_load(const std::string& verb, char** argv) {
+// "default": as a daemon does, a little, then sleep.
+Time spin_of(const std::string& mode) {
+  if (mode == "spin") return std::chrono::seconds(1);
+  return mode == "sleep" ? Time{} : EngineOptions{}.spin;
+}
+
+int run_load(const std::string& verb, char** argv, std::size_t connections) {
   LoadOptions load{.verb = verb == "read"    ? Verb::kRead
                            : verb == "write" ? Verb::kWritePersist
                            : verb == "cas"   ? Verb::kCas8
@@ -92,13 +99,22 @@ int run_load(const std::string& verb, char** argv) {
   load.bytes = std::strtoul(argv[2], nullptr, 10);
   load.in_flight = static_cast<unsigned>(std::strtoul(argv[3], nullptr, 10));
   load.duration = Time(static_cast<std::int64_t>(std::strtod(argv[4], nullptr) * 1e9));
-  const Time spin = std::strcmp(argv[5], "spin") == 0 ? Time(std::chrono::seconds(1)) : Time{};
+  const Time spin = spin_of(argv[5]);
   const Server server(spin);
   pin(1);
   const auto engine = must(make_tcp_engine({.engine = {.spin = spin}}));
-  LoadClient client(*engine);
-  must(client.connect(server.address(), kPatience));
-  const LoadReport report = must(client.run(load));
+  std::vector<std::unique_ptr<LoadClient>> clients;
+  for (std::size_t i = 0; i < connections; ++i) {
+    clients.push_back(std::make_unique<LoadClient>(*engine));
+    must(clients.back()->connect(server.address(), kPatience));
+  }
+  for (const auto& client : clients) must(client->start(load));
+  LoadReport report = must(clients.front()->finish());
+  for (std::size_t i = 1; i < connections; ++i) {  // latencies are of the first
+    const LoadReport other = must(clients[i]->finish());
+    report.operations += other.operations;
+    report.bytes += other.bytes;
+  }
   std::printf(
       "{\"p50\": %lld, \"p99\": %lld, \"count\": %llu, \"per_second\": %.0f, "
       "\"bytes_per_second\": %.0f}\n",
@@ -161,11 +177,13 @@ int run_idle(char** argv) {
 
 int main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "";
-  if (argc == 6 && (what == "read" || what == "write" || what == "cas" || what == "send"))
-    return btd::net::run_load(what, argv);
+  if ((argc == 6 || argc == 7) &&
+      (what == "read" || what == "write" || what == "cas" || what == "send"))
+    return btd::net::run_load(what, argv, argc == 7 ? std::strtoul(argv[6], nullptr, 10) : 1);
   if (argc == 4 && what == "idle") return btd::net::run_idle(argv);
   std::fprintf(stderr,
-               "usage: tcp_engine read|write|cas|send BYTES IN_FLIGHT SECONDS spin|sleep\n"
+               "usage: tcp_engine read|write|cas|send BYTES IN_FLIGHT SECONDS spin|sleep|default "
+               "[CONNECTIONS]\n"
                "       tcp_engine idle CONNECTIONS SECONDS\n");
   return 64;
 }

@@ -93,8 +93,9 @@ Status LoadClient::connect(std::string_view address, Time patience) {
   while (!region_ && !failure_ && engine_.now() < until) BTD_TRY(engine_.wait(until));
   if (failure_) return std::unexpected(*failure_);
   if (!region_)
-    return fail(ETIMEDOUT, std::string(address) +
-                               " lends no memory to measure with; is `btd net bench server` there?");
+    return fail(ETIMEDOUT,
+                std::string(address) +
+                    " lends no memory to measure with; is `btd net bench server` there?");
   return {};
 }
 
@@ -130,8 +131,8 @@ Status LoadClient::prepare(const LoadOptions& options) {
   return {};
 }
 
-Status LoadClient::post(std::size_t slot) {
-  slots_[slot].begin = engine_.now();
+Status LoadClient::post(std::size_t slot, Time at) {
+  slots_[slot].begin = at;
   const iovec local = segment(slots_[slot].bytes, options_.bytes);
   Operation operation{.verb = options_.verb,
                       .token = slot,
@@ -153,7 +154,7 @@ void LoadClient::on_completion(Endpoint& /*endpoint*/, const Completion& complet
     report_.bytes += options_.bytes;
   }
   if (at >= end_ || failure_ || endpoint_ == nullptr) return;
-  if (auto posted = post(completion.token); !posted) give_up(std::move(posted).error());
+  if (auto posted = post(completion.token, at); !posted) give_up(std::move(posted).error());
 }
 
 Status LoadClient::wait_until_idle() {
@@ -163,10 +164,19 @@ Status LoadClient::wait_until_idle() {
 }
 
 Result<LoadReport> LoadClient::run(const LoadOptions& options) {
+  BTD_TRY(start(options));
+  return finish();
+}
+
+Status LoadClient::start(const LoadOptions& options) {
   BTD_TRY(prepare(options));
-  begin_ = engine_.now() + options_.warm_up;
-  end_ = begin_ + options_.duration;
-  for (std::size_t slot = 0; slot < slots_.size(); ++slot) BTD_TRY(post(slot));
+  begin_ = engine_.now() + options.warm_up;
+  end_ = begin_ + options.duration;
+  for (std::size_t slot = 0; slot < slots_.size(); ++slot) BTD_TRY(post(slot, engine_.now()));
+  return {};
+}
+
+Result<LoadReport> LoadClient::finish() {
   BTD_TRY(wait_until_idle());
   report_.elapsed = options_.duration;
   return report_;
@@ -176,7 +186,7 @@ Result<Time> LoadClient::once(const LoadOptions& options) {
   BTD_TRY(prepare(options));
   begin_ = end_ = Time{};
   const Time begin = engine_.now();
-  BTD_TRY(post(0));
+  BTD_TRY(post(0, begin));
   BTD_TRY(wait_until_idle());
   return engine_.now() - begin;
 }

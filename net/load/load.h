@@ -86,6 +86,9 @@ class LoadClient final : public Handler {
   Status connect(std::string_view address, Time patience);
   // Errors: EMSGSIZE the peer's region is smaller; what the first operation failed with.
   Result<LoadReport> run(const LoadOptions& options);
+  // The same for several clients of one engine: start all, wait for each.
+  Status start(const LoadOptions& options);
+  Result<LoadReport> finish();
   // How long the next operation takes.
   Result<Time> once(const LoadOptions& options);
 
@@ -101,7 +104,7 @@ class LoadClient final : public Handler {
     std::byte* bytes = nullptr;
   };
 
-  Status post(std::size_t slot);
+  Status post(std::size_t slot, Time at);
   void give_up(Error why);
   Status prepare(const LoadOptions& options);
   Status wait_until_idle();
