@@ -87,7 +87,8 @@ std::string Address::text() const {
 Result<std::vector<Address>> parse_address(std::string_view text, bool is_passive) {
   auto parts = split(text);
   if (parts && is_passive && parts->host == "*") parts->host.clear();
-  if (!parts || (parts->host.empty() && !is_passive) || (parts->port == "0" && !is_passive))
+  if (!parts || (!is_passive && (parts->host.empty() || parts->host == "*")) ||
+      (parts->port == "0" && !is_passive))
     return fail(EINVAL, "\"" + std::string(text) +
                             "\" is no address: write HOST:PORT, and an IPv6 address in brackets, "
                             "as [::1]:7000.");
