@@ -41,6 +41,8 @@ Error refused(const wire::Refuse& refuse) {
       return {EBUSY, "The peer has as many connections as it may have; try later."};
     case ESTALE:
       return {ESTALE, "The peer has a newer connection of this session."};
+    case EACCES:
+      return {EACCES, "The peer takes no connection of this node."};
     default:
       return {EPROTO, "The peer refused the connection without a known reason."};
   }

@@ -151,6 +151,7 @@ void SessionEndpoint::break_for(Error why) {
 
 void SessionEndpoint::down(Error why, Time now) {
   const bool was_connected = connection_.has_value();
+  const bool is_ours = phase_ == Phase::kBreaking;  // broken for why_, which knows better
   connection_.reset();
   session_.down();
   phase_ = Phase::kDown;
@@ -163,7 +164,7 @@ void SessionEndpoint::down(Error why, Time now) {
     backoff_ = std::clamp(2 * backoff_, kFirstBackoff, kLastBackoff);
     next_attempt_ = after(now, backoff_);
   }
-  if (!is_closing_) why_ = std::move(why);
+  if (!is_closing_ && !is_ours) why_ = std::move(why);
   const bool is_hopeless = role_ == Role::kConnecting && (!was_up_ || is_final(why_.code));
   if (was_connected && !is_closing_ && !must_tell_up_ && handler_ != nullptr)
     handler_->on_down(*this, why_);

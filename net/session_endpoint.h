@@ -42,6 +42,7 @@ class SessionEndpoint : public Endpoint, public MessageSink {
   // For the shell.
   [[nodiscard]] Role role() const { return role_; }
   [[nodiscard]] Phase phase() const { return phase_; }
+  [[nodiscard]] bool is_closing() const { return is_closing_; }
   [[nodiscard]] Session& session() { return session_; }
   // Of a link that is up; null otherwise.
   [[nodiscard]] Connection* connection() { return connection_ ? &*connection_ : nullptr; }

@@ -18,9 +18,10 @@ wire::Refuse refuse(int error) {
 
 }  // namespace
 
-SessionEngine::SessionEngine(const EngineOptions& options, std::uint64_t seed)
+SessionEngine::SessionEngine(const EngineOptions& options, std::uint64_t seed,
+                             std::uint32_t capabilities)
     : options_(options),
-      node_{.id = options.node, .capabilities = kWritesOnce, .epoch = options.epoch},
+      node_{.id = options.node, .capabilities = capabilities, .epoch = options.epoch},
       regions_(seed ^ 0x9E3779B97F4A7C15U),
       random_(seed) {}
 
@@ -45,10 +46,11 @@ Status SessionEngine::submit(std::function<void()> task) {
 }
 
 void SessionEngine::run_tasks() {
-  std::deque<std::function<void()>> tasks;
+  std::vector<std::function<void()>> tasks;
   {
     const std::lock_guard lock(mutex_);
-    std::swap(tasks, tasks_);
+    if (tasks_.empty()) return;
+    tasks = std::exchange(tasks_, {});
   }
   for (const auto& task : tasks) task();
 }

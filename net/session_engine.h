@@ -6,7 +6,6 @@
 // functions. The shell says what came of it by the protected ones.
 #pragma once
 
-#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -25,7 +24,8 @@ class SessionEngine : public Engine {
   // More that wait than that is EAGAIN.
   static constexpr std::size_t kMaxTasks = 4096;
 
-  SessionEngine(const EngineOptions& options, std::uint64_t seed);
+  SessionEngine(const EngineOptions& options, std::uint64_t seed,
+                std::uint32_t capabilities = kWritesOnce);
   ~SessionEngine() override;
 
   Result<RegionDescriptor> register_region(std::span<std::byte> memory, std::uint32_t access,
@@ -108,7 +108,7 @@ class SessionEngine : public Engine {
   Timers tasks_later_;
 
   std::mutex mutex_;  // of the next two lines; held for moments only
-  std::deque<std::function<void()>> tasks_;
+  std::vector<std::function<void()>> tasks_;
 };
 
 }  // namespace btd::net

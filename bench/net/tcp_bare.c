@@ -1,0 +1,167 @@
+/* What TCP itself can do on this machine: the baseline of the tcp engine. Two processes, each on a
+ * core of its own, on loopback, with the best settings for each case.
+ *
+ *   tcp_bare pingpong REQUEST REPLY SECONDS spin|sleep   a request of so many bytes, and its reply
+ *   tcp_bare stream BYTES SECONDS                        one sender, so many bytes a call
+ */
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { kWarmUpMilliseconds = 50, kMostSamples = 8 << 20 };
+
+static void die(const char* what) {
+  perror(what);
+  exit(1);
+}
+
+static void pin(int core) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(core, &set);
+  if (sched_setaffinity(0, sizeof(set), &set) != 0) die("sched_setaffinity");
+}
+
+static uint64_t now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
+}
+
+/* False: the peer has closed. */
+static int take(int fd, char* to, size_t size, int flags) {
+  size_t done = 0;
+  while (done < size) {
+    const ssize_t n = recv(fd, to + done, size - done, flags);
+    if (n > 0) {
+      done += (size_t)n;
+    } else if (n == 0) {
+      return 0;
+    } else if (errno != EAGAIN && errno != EINTR) {
+      return 0;
+    }
+  }
+  return 1;
+}
+
+static void give(int fd, const char* from, size_t size, int flags) {
+  size_t done = 0;
+  while (done < size) {
+    const ssize_t n = send(fd, from + done, size - done, flags | MSG_NOSIGNAL);
+    if (n >= 0) {
+      done += (size_t)n;
+    } else if (errno != EAGAIN && errno != EINTR) {
+      exit(0); /* the other has ended */
+    }
+  }
+}
+
+static int compare(const void* a, const void* b) {
+  const uint32_t x = *(const uint32_t*)a, y = *(const uint32_t*)b;
+  return x < y ? -1 : x > y;
+}
+
+static void ask(int fd, size_t request, size_t reply, double seconds, int flags) {
+  char* bytes = calloc(1, request + reply);
+  uint32_t* samples = malloc(kMostSamples * sizeof(*samples));
+  size_t count = 0;
+  if (!bytes || !samples) die("malloc");
+  const uint64_t begin = now() + kWarmUpMilliseconds * 1000000U;
+  const uint64_t end = begin + (uint64_t)(seconds * 1e9);
+  for (uint64_t at = now(); at < end && count < kMostSamples;) {
+    give(fd, bytes, request, flags);
+    if (!take(fd, bytes, reply, flags)) die("recv");
+    const uint64_t then = now();
+    if (at >= begin) samples[count++] = (uint32_t)(then - at);
+    at = then;
+  }
+  qsort(samples, count, sizeof(*samples), compare);
+  printf("{\"p50\": %u, \"p99\": %u, \"count\": %zu}\n", samples[count / 2],
+         samples[count * 99 / 100], count);
+}
+
+static void answer(int fd, size_t request, size_t reply, int flags) {
+  char* bytes = calloc(1, request + reply);
+  if (!bytes) die("malloc");
+  while (take(fd, bytes, request, flags)) give(fd, bytes, reply, flags);
+}
+
+static void stream_from(int fd, size_t size) {
+  char* bytes = calloc(1, size);
+  if (!bytes) die("malloc");
+  memset(bytes, 1, size);
+  for (;;) give(fd, bytes, size, 0);
+}
+
+static void stream_to(int fd, size_t size, double seconds) {
+  char* bytes = calloc(1, size);
+  if (!bytes) die("malloc");
+  memset(bytes, 1, size);
+  const uint64_t begin = now() + kWarmUpMilliseconds * 1000000U;
+  const uint64_t end = begin + (uint64_t)(seconds * 1e9);
+  uint64_t sum = 0, at = now();
+  while (at < end) {
+    const ssize_t n = recv(fd, bytes, size, 0);
+    if (n <= 0) die("recv");
+    at = now();
+    if (at >= begin) sum += (uint64_t)n;
+  }
+  printf("{\"bytes_per_second\": %.0f}\n", (double)sum / seconds);
+}
+
+int main(int argc, char** argv) {
+  const int is_pingpong = argc == 6 && strcmp(argv[1], "pingpong") == 0;
+  const int is_stream = argc == 4 && strcmp(argv[1], "stream") == 0;
+  if (!is_pingpong && !is_stream) {
+    fprintf(stderr, "usage: tcp_bare pingpong REQUEST REPLY SECONDS spin|sleep\n"
+                    "       tcp_bare stream BYTES SECONDS\n");
+    return 64;
+  }
+  const size_t first = strtoul(argv[2], NULL, 10);
+  const size_t second = is_pingpong ? strtoul(argv[3], NULL, 10) : 0;
+  const double seconds = strtod(argv[is_pingpong ? 4 : 3], NULL);
+  const int flags = is_pingpong && strcmp(argv[5], "spin") == 0 ? MSG_DONTWAIT : 0;
+  const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+  socklen_t size = sizeof(address);
+  if (bind(listener, (struct sockaddr*)&address, size) != 0 || listen(listener, 1) != 0 ||
+      getsockname(listener, (struct sockaddr*)&address, &size) != 0)
+    die("listen");
+  const pid_t server = fork();
+  if (server < 0) die("fork");
+  if (server == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    pin(0);
+    const int fd = accept(listener, NULL, NULL);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    if (is_pingpong) {
+      answer(fd, first, second, flags);
+    } else {
+      stream_from(fd, first);
+    }
+    return 0;
+  }
+  pin(1);
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (connect(fd, (struct sockaddr*)&address, size) != 0) die("connect");
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+  if (is_pingpong) {
+    ask(fd, first, second, seconds, flags);
+  } else {
+    stream_to(fd, first, seconds);
+  }
+  close(fd);
+  waitpid(server, NULL, 0);
+  return 0;
+}
