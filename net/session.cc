@@ -37,6 +37,8 @@ Error refused(const wire::Refuse& refuse) {
               "The peer speaks version " + versions(refuse.version_min, refuse.version_max) +
                   " of the protocol and this node " +
                   versions(wire::kVersionMin, wire::kVersionMax) + "; upgrade the older one."};
+    case EACCES:
+      return {EACCES, "The peer does not take connections of this node."};
     case EBUSY:
       return {EBUSY, "The peer has as many connections as it may have; try later."};
     case ESTALE:

@@ -23,7 +23,7 @@ class Session {
   Session(wire::SessionId id, RegionTable& regions, const Limits& limits);
 
   // The connecting side's: a new attempt's first frame, and what to do with the answer.
-  // Errors: EPROTONOSUPPORT, EBUSY, ESTALE as the peer refused; EPROTO.
+  // Errors: EPROTONOSUPPORT, EACCES, EBUSY, ESTALE as the peer refused; EPROTO.
   [[nodiscard]] wire::Hello begin_attempt(const LocalNode& node);
   Status answered(const wire::Hello& answer);
 
