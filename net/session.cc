@@ -37,12 +37,12 @@ Error refused(const wire::Refuse& refuse) {
               "The peer speaks version " + versions(refuse.version_min, refuse.version_max) +
                   " of the protocol and this node " +
                   versions(wire::kVersionMin, wire::kVersionMax) + "; upgrade the older one."};
+    case EACCES:
+      return {EACCES, "The peer does not take connections of this node."};
     case EBUSY:
       return {EBUSY, "The peer has as many connections as it may have; try later."};
     case ESTALE:
       return {ESTALE, "The peer has a newer connection of this session."};
-    case EACCES:
-      return {EACCES, "The peer takes no connection of this node."};
     default:
       return {EPROTO, "The peer refused the connection without a known reason."};
   }

@@ -77,7 +77,8 @@ SessionEngine::Acceptance SessionEngine::accept(const wire::Hello& hello, std::s
   SessionEndpoint* endpoint = is_known ? found->second.get() : nullptr;
   std::unique_ptr<SessionEndpoint> made;
   if (is_known) {
-    if (endpoint->role_ != SessionEndpoint::Role::kAccepting || endpoint->is_closing_)
+    if (endpoint->role_ != SessionEndpoint::Role::kAccepting || endpoint->is_closing_ ||
+        !endpoint->session_.is_next(hello))
       return Refused{refuse(ESTALE)};
     if (endpoint->phase_ != SessionEndpoint::Phase::kDown) return MustBreak{endpoint};
   } else {
@@ -90,7 +91,10 @@ SessionEngine::Acceptance SessionEngine::accept(const wire::Hello& hello, std::s
   endpoint->set_peer_name(std::move(peer_name));
   if (!is_known) {
     Handler* handler = acceptor ? acceptor(*endpoint) : nullptr;
-    if (handler == nullptr) return Refused{refuse(EACCES)};
+    if (handler == nullptr) {
+      std::erase(dirty_, endpoint);  // the acceptor may have used it
+      return Refused{refuse(EACCES)};
+    }
     endpoint->set_handler(*handler);
     endpoints_.emplace(hello.session, std::move(made));
   }
@@ -167,7 +171,8 @@ std::size_t SessionEngine::step() {
 
 void SessionEngine::serve(SessionEndpoint& endpoint, Time at, bool is_durable) {
   using Act = SessionEndpoint::Act;
-  if (endpoint.connection_) endpoint.session_.responder().settle(is_durable);
+  // Also of a link that has ended: what it executed is asked for again over the next one.
+  endpoint.session_.responder().settle(is_durable);
   if (!is_durable) endpoint.break_for({EIO, "This node's NVRAM refused to make a write durable."});
   endpoint.deliver();
   switch (endpoint.act(at)) {
