@@ -92,8 +92,7 @@ class TlsGuard final : public Guard {
     Owned<BIO> bio(stream_method() == nullptr ? nullptr : BIO_new(stream_method()));
     if (!ssl_ || !bio) return fail(ENOMEM, "There is no memory for a TLS connection.");
     BIO_set_data(bio.get(), &stream_);
-    BIO_up_ref(bio.get());  // SSL_set_bio takes one for each direction
-    SSL_set_bio(ssl_.get(), bio.get(), bio.get());
+    SSL_set_bio(ssl_.get(), bio.get(), bio.get());  // owns it from now
     bio.release();
     if (side_ == Side::kConnecting) {
       SSL_set_connect_state(ssl_.get());
