@@ -167,7 +167,8 @@ std::size_t SessionEngine::step() {
 
 void SessionEngine::serve(SessionEndpoint& endpoint, Time at, bool is_durable) {
   using Act = SessionEndpoint::Act;
-  if (endpoint.connection_) endpoint.session_.responder().settle(is_durable);
+  // Also of a link that has ended: what it executed is asked for again over the next one.
+  endpoint.session_.responder().settle(is_durable);
   if (!is_durable) endpoint.break_for({EIO, "This node's NVRAM refused to make a write durable."});
   endpoint.deliver();
   switch (endpoint.act(at)) {

@@ -1,0 +1,169 @@
+// What the engines share, driven by hand: the order in which links come, end and come again, which
+// a simulated network does not have.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <optional>
+
+#include "net/session_engine.h"
+#include "tests/net/recorder.h"
+
+namespace btd::net {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+// A shell whose links are what the test says; `out` is what it would have sent.
+class Shell final : public SessionEngine {
+ public:
+  explicit Shell(const EngineOptions& options) : SessionEngine(options, 1) {}
+  Result<std::string> listen(std::string_view /*address*/, Acceptor /*acceptor*/) override {
+    return std::string();
+  }
+  Result<Endpoint*> connect(std::string_view address, Handler& handler) override {
+    return add_connecting(std::string(address), handler);
+  }
+  [[nodiscard]] Time now() const override { return clock; }
+  Result<std::size_t> poll() override { return step(); }
+  Result<std::size_t> wait(Time /*deadline*/) override { return step(); }
+  void wake() override {}
+
+  using SessionEngine::accept;
+  using SessionEngine::Accepted;
+  using SessionEngine::feed;
+  using SessionEngine::link_ended;
+  using SessionEngine::MustBreak;
+  using SessionEngine::next_time;
+  using SessionEngine::Refused;
+
+  // The peer's answer to the attempt that was begun.
+  void answer(SessionEndpoint& endpoint) {
+    wire::Hello answer;
+    answer.attempt = attempt.attempt;
+    answer.session = attempt.session;
+    answer.state = 77;
+    answer.transfer_bytes = 16 << 20;
+    answer.message_bytes = 64 << 10;
+    answer.window = 16;
+    ASSERT_TRUE(endpoint.session().answered(wire::sealed(answer)).has_value());
+    attempt_done(endpoint);
+  }
+  // Sends at most so many bytes.
+  void send(SessionEndpoint& endpoint, std::size_t most) {
+    std::array<iovec, 64> segments{};
+    Connection* connection = endpoint.connection();
+    while (connection != nullptr && most > 0) {
+      std::size_t count = 0;
+      const std::size_t n = connection->gather(segments, most, epoch());
+      for (const iovec& segment : std::span{segments}.first(n)) {
+        const auto* from = static_cast<const std::byte*>(segment.iov_base);
+        out.insert(out.end(), from, from + segment.iov_len);
+        count += segment.iov_len;
+      }
+      if (count == 0) return;
+      connection->sent(count);
+      most -= count;
+      mark(endpoint);
+    }
+  }
+
+  Time clock = seconds(1);
+  std::size_t speed = SIZE_MAX;  // bytes that pump() sends
+  wire::Hello attempt;
+  int breaks = 0;
+  std::vector<std::byte> out;
+
+ protected:
+  std::unique_ptr<SessionEndpoint> make_endpoint(SessionEndpoint::Role role, wire::SessionId id,
+                                                 std::string peer_name) override {
+    return std::make_unique<SessionEndpoint>(*this, role, id, std::move(peer_name));
+  }
+  void start_attempt(SessionEndpoint& endpoint) override {
+    attempt = endpoint.session().begin_attempt(node());
+  }
+  void break_link(SessionEndpoint& endpoint) override {
+    ++breaks;
+    link_ended(endpoint, {ECONNRESET, "It was cut."});
+  }
+  void pump(SessionEndpoint& endpoint) override { send(endpoint, speed); }
+};
+
+EngineOptions options() {
+  return {.patience = {.connect = seconds(1),
+                       .silence = seconds(2),
+                       .reconnect = seconds(10),
+                       .linger = seconds(30)}};
+}
+
+wire::Hello hello(std::uint32_t attempt, NodeId node = 3) {
+  wire::Hello hello;
+  hello.node = node;
+  hello.attempt = attempt;
+  hello.session = {.high = 5, .low = 6};
+  hello.transfer_bytes = 1 << 20;
+  hello.window = 16;
+  hello.message_bytes = 1 << 16;
+  return wire::sealed(hello);
+}
+
+std::vector<std::byte> write_request(std::uint64_t seq, std::uint64_t key,
+                                     std::span<const std::byte> payload) {
+  wire::RequestHeader header;
+  header.verb = static_cast<std::uint8_t>(Verb::kWritePersist);
+  header.seq = seq;
+  header.key = key;
+  header.length = static_cast<std::uint32_t>(payload.size());
+  header = wire::sealed(header);
+  const auto bytes = std::as_bytes(std::span{&header, 1});
+  std::vector<std::byte> frame(bytes.begin(), bytes.end());
+  frame.insert(frame.end(), payload.begin(), payload.end());
+  return frame;
+}
+
+class SessionEngineTest : public ::testing::Test {
+ protected:
+  SessionEndpoint* accept(const wire::Hello& from) {
+    auto acceptance = shell.accept(from, "peer", [this](Endpoint&) { return &events; });
+    const auto* accepted = std::get_if<Shell::Accepted>(&acceptance);
+    return accepted == nullptr ? nullptr : accepted->endpoint;
+  }
+
+  Recorder events;
+  Shell shell{options()};
+};
+
+// The link ends between a write and the fence that fails: the write may not pass for durable when
+// it is asked for again.
+TEST_F(SessionEngineTest, AWriteThatIsNotDurableIsNotAcknowledgedLater) {
+  alignas(64) static std::array<std::byte, 4096> memory;
+  Persist persist(Domain::kMsync);
+  const auto region = shell.register_region(memory, kRemoteWrite, &persist);
+  ASSERT_TRUE(region.has_value());
+  SessionEndpoint* endpoint = accept(hello(1));
+  ASSERT_NE(endpoint, nullptr);
+  ASSERT_TRUE(shell.poll().has_value());
+  const std::array payload{std::byte{1}, std::byte{2}};
+  const auto frame = write_request(0, region->key, payload);
+  shell.feed(*endpoint, frame);
+  persist.flush(reinterpret_cast<const void*>(64 * kPageBytes), 8);  // nothing is mapped there
+  ASSERT_FALSE(persist.healthy());
+  shell.link_ended(*endpoint, {ECONNRESET, "It was cut."});
+  ASSERT_TRUE(shell.poll().has_value());
+  ASSERT_TRUE(shell.out.empty());
+
+  ASSERT_EQ(accept(hello(2)), endpoint);
+  ASSERT_TRUE(shell.poll().has_value());
+  shell.feed(*endpoint, frame);
+  ASSERT_TRUE(shell.poll().has_value());
+  wire::ResponseHeader answer;
+  ASSERT_GE(shell.out.size(), sizeof(answer));
+  std::memcpy(&answer, shell.out.data(), sizeof(answer));
+  EXPECT_EQ(answer.seq, 0U);
+  EXPECT_EQ(answer.error, EIO);
+}
+
+}  // namespace
+}  // namespace btd::net
