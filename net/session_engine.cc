@@ -90,7 +90,10 @@ SessionEngine::Acceptance SessionEngine::accept(const wire::Hello& hello, std::s
   endpoint->set_peer_name(std::move(peer_name));
   if (!is_known) {
     Handler* handler = acceptor ? acceptor(*endpoint) : nullptr;
-    if (handler == nullptr) return Refused{refuse(EACCES)};
+    if (handler == nullptr) {
+      std::erase(dirty_, endpoint);  // the acceptor may have used it
+      return Refused{refuse(EACCES)};
+    }
     endpoint->set_handler(*handler);
     endpoints_.emplace(hello.session, std::move(made));
   }

@@ -95,8 +95,8 @@ static_assert(sizeof(Hello) == 80);
 struct Refuse {
   FrameType type = FrameType::kRefuse;
   std::uint8_t reserved = 0;
-  std::uint16_t error = 0;  // EPROTONOSUPPORT no common version; EBUSY too many peers; ESTALE an
-                            // old attempt
+  std::uint16_t error = 0;  // EPROTONOSUPPORT no common version; EACCES not taken; EBUSY too many
+                            // peers; ESTALE an old attempt
   std::uint16_t version_min = kVersionMin, version_max = kVersionMax;
   std::uint32_t crc = 0;
   std::uint32_t reserved2 = 0;

@@ -165,5 +165,21 @@ TEST_F(SessionEngineTest, AWriteThatIsNotDurableIsNotAcknowledgedLater) {
   EXPECT_EQ(answer.error, EIO);
 }
 
+TEST_F(SessionEngineTest, AnAcceptorMayRefuseWhatItHasUsed) {
+  std::array<std::byte, 8> bytes{};
+  const iovec local{bytes.data(), bytes.size()};
+  auto acceptance = shell.accept(hello(1), "peer", [&](Endpoint& endpoint) -> Handler* {
+    EXPECT_TRUE(endpoint.send({&local, 1}, 1, kNever).has_value());
+    endpoint.close();
+    return nullptr;
+  });
+  EXPECT_TRUE(std::holds_alternative<Shell::Refused>(acceptance));
+  EXPECT_EQ(shell.endpoints(), 0U);
+  EXPECT_EQ(shell.next_time(), kNever) << "nothing may be left of it";
+  if (shell.next_time() == kNever) {
+    ASSERT_TRUE(shell.poll().has_value());
+  }
+}
+
 }  // namespace
 }  // namespace btd::net
