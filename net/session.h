@@ -27,6 +27,10 @@ class Session {
   [[nodiscard]] wire::Hello begin_attempt(const LocalNode& node);
   Status answered(const wire::Hello& answer);
 
+  // Whether it is the same peer's newer attempt: only then its older connection is to end.
+  [[nodiscard]] bool is_next(const wire::Hello& hello) const {
+    return hello.node == peer_ && hello.attempt > attempt_;
+  }
   // The accepting side's; `new_state`, not 0, names the state of a session that was not here
   // before; 0 if it was. The connection of an older attempt must have ended: nothing of it may
   // still be on the way into memory. Errors: ESTALE an old attempt.

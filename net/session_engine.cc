@@ -77,7 +77,8 @@ SessionEngine::Acceptance SessionEngine::accept(const wire::Hello& hello, std::s
   SessionEndpoint* endpoint = is_known ? found->second.get() : nullptr;
   std::unique_ptr<SessionEndpoint> made;
   if (is_known) {
-    if (endpoint->role_ != SessionEndpoint::Role::kAccepting || endpoint->is_closing_)
+    if (endpoint->role_ != SessionEndpoint::Role::kAccepting || endpoint->is_closing_ ||
+        !endpoint->session_.is_next(hello))
       return Refused{refuse(ESTALE)};
     if (endpoint->phase_ != SessionEndpoint::Phase::kDown) return MustBreak{endpoint};
   } else {

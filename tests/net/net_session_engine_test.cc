@@ -181,5 +181,24 @@ TEST_F(SessionEngineTest, AnAcceptorMayRefuseWhatItHasUsed) {
   }
 }
 
+TEST_F(SessionEngineTest, AnOlderAttemptDoesNotEndTheNewerOne) {
+  SessionEndpoint* endpoint = accept(hello(2));
+  ASSERT_NE(endpoint, nullptr);
+  ASSERT_TRUE(shell.poll().has_value());
+  const auto late = shell.accept(hello(1), "peer", {});
+  EXPECT_TRUE(std::holds_alternative<Shell::Refused>(late));
+  EXPECT_TRUE(endpoint->is_up());
+}
+
+TEST_F(SessionEngineTest, AnotherNodeDoesNotTakeOverASession) {
+  SessionEndpoint* endpoint = accept(hello(1));
+  ASSERT_NE(endpoint, nullptr);
+  ASSERT_TRUE(shell.poll().has_value());
+  const auto stolen = shell.accept(hello(2, 4), "other", {});
+  EXPECT_TRUE(std::holds_alternative<Shell::Refused>(stolen));
+  EXPECT_TRUE(endpoint->is_up());
+  EXPECT_EQ(endpoint->peer(), 3);
+}
+
 }  // namespace
 }  // namespace btd::net
