@@ -8,9 +8,6 @@ namespace btd::net {
 
 namespace {
 
-// Requests wait in the session, not here, where their operations could no longer be given up.
-constexpr std::size_t kFillBytes = 1 << 20;
-
 template <class T>
 std::span<const std::byte> bytes_of(const T& object) {
   return std::as_bytes(std::span{&object, 1});
@@ -29,6 +26,7 @@ Connection::~Connection() {
   if (state_ == State::kRequest) Responder::abandon(request_);
   if (state_ == State::kResponse && is_direct_) session_.requester().unpin(response_.seq);
   session_.down();
+  for (const Responder::Answer& answer : answers_) Responder::release(answer.region);
   output_.clear([this](const OutputQueue::Owner& owner) { release(owner); });
 }
 
@@ -170,10 +168,10 @@ void Connection::end_payload() {
     session_.requester().end_response(response_);
     return;
   }
-  if (auto done = session_.responder().end(request_, message_, sink_)) answer(*done);
+  if (auto done = session_.responder().end(request_, message_, sink_)) answers_.push_back(*done);
 }
 
-void Connection::answer(const Responder::Answer& answer) {
+void Connection::put(const Responder::Answer& answer) {
   output_.copy(bytes_of(wire::sealed(answer.header)));
   if (answer.payload.size() > OutputQueue::kCopiedBytes) {
     output_.refer(answer.payload, {.region = answer.region});
@@ -183,11 +181,18 @@ void Connection::answer(const Responder::Answer& answer) {
   Responder::release(answer.region);
 }
 
+// Answers and requests take turns, or one side's reading would keep the other's requests here.
+// Requests wait in the session, where their operations can still be given up.
 void Connection::fill(Epoch epoch) {
-  while (output_.bytes() < kFillBytes) {
+  while (output_.bytes() < session_.limits().output_bytes) {
+    const bool has_answer = !answers_.empty();
+    if (has_answer) {
+      put(answers_.front());
+      answers_.pop_front();
+    }
     const auto frame = session_.requester().next(epoch);
-    if (!frame) return;
-    put(*frame);
+    if (frame) put(*frame);
+    if (!has_answer && !frame) return;
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cstddef>
+#include <deque>
 #include <span>
 #include <vector>
 
@@ -34,19 +35,21 @@ class Connection {
   void begin_direct();
   void end_direct(std::size_t count);
 
-  // The next bytes to send (net/output_queue.h). Takes requests from the session as there is room.
+  // The next bytes to send (net/output_queue.h). Takes answers and requests in turn as there is
+  // room. Only when what was fed is durable: the answers say so.
   std::size_t gather(std::span<iovec> into, std::size_t most, Epoch epoch);
   void sent(std::size_t count);
   [[nodiscard]] bool has_output() const {
-    return output_.waiting() > 0 || session_.requester().has_next();
+    return output_.waiting() > 0 || !answers_.empty() || session_.requester().has_next();
   }
-  [[nodiscard]] bool is_drained() const { return output_.bytes() == 0; }
+  [[nodiscard]] bool is_drained() const { return output_.bytes() == 0 && answers_.empty(); }
   // Tells the peer that the session ends; nothing may follow.
   void say_bye();
   // The peer has said so: the connection ends, and the session with it.
   [[nodiscard]] bool has_bye() const { return has_bye_; }
-  // The peer asks faster than it takes answers: feed nothing until it is false again.
-  [[nodiscard]] bool is_full() const { return output_.bytes() > session_.limits().output_bytes; }
+  // The peer asks for more than its window and takes no answers: feed nothing until it is false
+  // again. Never of an honest peer: two that both fed nothing would wait for each other.
+  [[nodiscard]] bool is_full() const { return answers_.size() > session_.limits().window; }
 
  private:
   enum class State : std::uint8_t { kHeader, kRequest, kResponse };
@@ -58,8 +61,8 @@ class Connection {
   [[nodiscard]] std::size_t header_bytes() const;
   std::size_t take_payload(std::span<const std::byte> bytes);
   void end_payload();
-  void answer(const Responder::Answer& answer);
   void fill(Epoch epoch);
+  void put(const Responder::Answer& answer);
   void put(const Requester::Frame& frame);
   void release(const OutputQueue::Owner& owner);
 
@@ -82,6 +85,7 @@ class Connection {
   bool has_bye_ = false;
   std::vector<std::byte> message_;  // of a send or cas8
 
+  std::deque<Responder::Answer> answers_;  // that have no room in the output yet
   OutputQueue output_;
 };
 

@@ -3,8 +3,8 @@
 // Contract of one endpoint, whatever engine is below it: operations take effect at the peer in the
 // order in which they were posted, each once (see Capability::kWritesOnce), and complete in that
 // order; only one that fails (its deadline, a lost peer) may complete before older ones. A read
-// that is posted before a write of the same bytes may see them, as on InfiniBand, if a broken
-// connection made it run again. Buffers belong to an operation until it has completed.
+// may see what was written to its bytes until it completes, also by operations that were posted
+// after it, as on InfiniBand. Buffers belong to an operation until it has completed.
 #pragma once
 
 #include <sys/uio.h>
@@ -96,7 +96,7 @@ struct Limits {
   std::uint32_t queued = 4096;              // posted and not completed; more are EAGAIN
   std::uint32_t message_bytes = 64 << 10;   // of a send
   std::uint64_t transfer_bytes = 16 << 20;  // of a read or write
-  std::uint64_t output_bytes = 4 << 20;     // answers not sent yet: more, and requests wait
+  std::uint64_t output_bytes = 1 << 20;     // to be sent next: more, and what follows waits
 };
 
 // How long is waited for what.

@@ -1,0 +1,146 @@
+// Sessions, requesters and connections by themselves: what a network that is slow, or a peer that
+// is not honest, may do to them.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <optional>
+#include <vector>
+
+#include "net/connection.h"
+
+namespace btd::net {
+namespace {
+
+using std::chrono::seconds;
+
+template <class T>
+void append(std::vector<std::byte>& to, const T& header) {
+  const auto bytes = std::as_bytes(std::span{&header, 1});
+  to.insert(to.end(), bytes.begin(), bytes.end());
+}
+
+class Sink final : public MessageSink {
+ public:
+  int on_message(std::span<const std::byte> /*message*/) override {
+    ++messages;
+    return 0;
+  }
+  int messages = 0;
+};
+
+constexpr wire::SessionId kId{.high = 1, .low = 2};
+
+// One node's end of a stream, and the bytes that are on the way to it.
+struct Side {
+  Side(std::uint64_t seed, const Limits& limits) : regions(seed), session(kId, regions, limits) {}
+  void connect() { connection.emplace(session, regions, sink); }
+  [[nodiscard]] std::vector<Completion> completions() {
+    std::vector<Completion> taken;
+    session.requester().take_completions(taken);
+    return taken;
+  }
+
+  RegionTable regions;
+  Session session;
+  Sink sink;
+  std::optional<Connection> connection;
+  std::vector<std::byte> coming;
+};
+
+// Two sessions over a stream that holds a few bytes only, as sockets do.
+class Streams : public ::testing::Test {
+ protected:
+  static constexpr std::size_t kPipe = 64 << 10;
+
+  void start(const Limits& limits = {}) {
+    for (auto& side : sides) side = std::make_unique<Side>(++seed, limits);
+    const auto answer = one().session.accept(zero().session.begin_attempt({.id = 1}), {.id = 2}, 7);
+    ASSERT_TRUE(answer.has_value());
+    ASSERT_TRUE(zero().session.answered(*answer).has_value());
+    for (auto& side : sides) side->connect();
+  }
+  Side& zero() { return *sides[0]; }
+  Side& one() { return *sides[1]; }
+
+  // Sends what there is room for; how many bytes.
+  static std::size_t send(Side& from, Side& to) {
+    std::size_t moved = 0;
+    std::array<iovec, 16> segments{};
+    while (to.coming.size() < kPipe) {
+      const std::size_t n = from.connection->gather(segments, kPipe - to.coming.size(), 0);
+      std::size_t count = 0;
+      for (const iovec& segment : std::span{segments}.first(n)) {
+        const auto* bytes = static_cast<const std::byte*>(segment.iov_base);
+        to.coming.insert(to.coming.end(), bytes, bytes + segment.iov_len);
+        count += segment.iov_len;
+      }
+      if (count == 0) break;
+      from.connection->sent(count);
+      moved += count;
+    }
+    return moved;
+  }
+  static std::size_t receive(Side& side) {
+    if (side.connection->is_full()) return 0;
+    EXPECT_TRUE(side.connection->feed(side.coming, 0).has_value());
+    const std::size_t moved = side.coming.size();
+    side.coming.clear();
+    return moved;
+  }
+  // Both ways at once; false: nothing moves any more.
+  bool carry() {
+    const std::size_t sent = send(zero(), one()) + send(one(), zero());
+    return sent + receive(zero()) + receive(one()) > 0;
+  }
+
+  std::array<std::unique_ptr<Side>, 2> sides;
+  std::uint64_t seed = 0;
+};
+
+TEST_F(Streams, BothReadFromEachOtherMoreThanAQueueHolds) {
+  start();
+  std::vector<std::byte> memory(8 << 20, std::byte{1});
+  std::array<std::vector<std::byte>, 2> into;
+  for (std::size_t i = 0; i < 2; ++i) {
+    into.at(i).resize(memory.size());
+    const auto region = sides.at(1 - i)->regions.add(memory, kRemoteRead, nullptr);
+    ASSERT_TRUE(region.has_value());
+    const iovec local{into.at(i).data(), into.at(i).size()};
+    ASSERT_TRUE(sides.at(i)
+                    ->session.requester()
+                    .post({.verb = Verb::kRead, .remote = {region->key, 0}, .local = {&local, 1}})
+                    .has_value());
+  }
+  while (carry()) continue;
+  for (auto& side : sides) EXPECT_EQ(side->completions().size(), 1U) << "each waits for the other";
+  EXPECT_TRUE(into[0] == memory && into[1] == memory);
+}
+
+// What comes from a peer that reads all the time does not keep it from being asked something.
+TEST_F(Streams, RequestsLeaveWhileAnswersAreQueued) {
+  start();
+  std::vector<std::byte> memory(2 << 20), into(2 << 20);
+  const auto region = one().regions.add(memory, kRemoteRead, nullptr);
+  ASSERT_TRUE(region.has_value());
+  const iovec local{into.data(), into.size()};
+  const Operation read{.verb = Verb::kRead, .remote = {region->key, 0}, .local = {&local, 1}};
+  for (int i = 0; i < 8; ++i) ASSERT_TRUE(zero().session.requester().post(read).has_value());
+  std::size_t reads = 0;
+  for (; reads < 100 && zero().sink.messages == 0; ++reads) {
+    while (!zero().session.requester().has_completions()) ASSERT_TRUE(carry());
+    EXPECT_EQ(zero().completions().size(), 1U);
+    ASSERT_TRUE(zero().session.requester().post(read).has_value());
+    if (reads == 0) {
+      std::array<std::byte, 8> message{};
+      const iovec from{message.data(), message.size()};
+      ASSERT_TRUE(
+          one().session.requester().post({.verb = Verb::kSend, .local = {&from, 1}}).has_value());
+    }
+  }
+  EXPECT_LT(reads, 20U) << "the message never left";
+}
+
+}  // namespace
+}  // namespace btd::net
