@@ -42,11 +42,12 @@ Status Connection::feed(std::span<const std::byte> bytes, Epoch epoch) {
       bytes = bytes.subspan(take_payload(bytes));
       continue;
     }
-    const std::size_t n = std::min(bytes.size(), header_bytes() - header_size_);
+    const std::size_t wanted = header_bytes();
+    const std::size_t n = std::min(bytes.size(), wanted - header_size_);
     std::memcpy(header_.data() + header_size_, bytes.data(), n);
     header_size_ += n;
     bytes = bytes.subspan(n);
-    if (header_size_ == header_bytes()) BTD_TRY(take_header(epoch));
+    if (header_size_ == wanted) BTD_TRY(take_header(epoch));
   }
   return {};
 }

@@ -142,5 +142,19 @@ TEST_F(Streams, RequestsLeaveWhileAnswersAreQueued) {
   EXPECT_LT(reads, 20U) << "the message never left";
 }
 
+TEST_F(Streams, RefusesAFrameOfAnUnknownKind) {
+  start();
+  ASSERT_TRUE(one().session.requester().post({.verb = Verb::kNone}).has_value());
+  std::array<iovec, 4> segments{};
+  ASSERT_GT(one().connection->gather(segments, SIZE_MAX, 0), 0U);
+  wire::ResponseHeader header;
+  header.type = static_cast<wire::FrameType>(99);
+  std::vector<std::byte> bytes;
+  append(bytes, wire::sealed(header));
+  const auto fed = one().connection->feed(bytes, 0);
+  ASSERT_FALSE(fed.has_value());
+  EXPECT_EQ(fed.error().code, EPROTO);
+}
+
 }  // namespace
 }  // namespace btd::net
