@@ -126,8 +126,10 @@ std::optional<Requester::Frame> Requester::next(Epoch epoch) {
 Result<std::optional<std::span<const iovec>>> Requester::begin_response(
     const wire::ResponseHeader& header) const {
   using Place = std::optional<std::span<const iovec>>;
-  if (header.seq >= next_send_) return fail(EPROTO, "The peer answers what was not asked.");
-  if (header.seq < oldest_) {
+  if (header.seq >= (is_up_ ? next_send_ : next_post_))
+    return fail(EPROTO, "The peer answers what was not asked.");
+  // It is answered already; or this side says bye, and no longer waits.
+  if (header.seq < oldest_ || !is_up_) {
     if (header.length > limits_.transfer_bytes) return fail(EPROTO, "An answer is too long.");
     return Place{};
   }

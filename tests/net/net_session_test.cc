@@ -156,5 +156,26 @@ TEST_F(Streams, RefusesAFrameOfAnUnknownKind) {
   EXPECT_EQ(fed.error().code, EPROTO);
 }
 
+TEST_F(Streams, AnswersMayComeWhileItCloses) {
+  start();
+  std::vector<std::byte> memory(4096), into(4096);
+  const auto region = one().regions.add(memory, kRemoteRead, nullptr);
+  ASSERT_TRUE(region.has_value());
+  const iovec local{into.data(), into.size()};
+  ASSERT_TRUE(zero()
+                  .session.requester()
+                  .post({.verb = Verb::kRead, .remote = {region->key, 0}, .local = {&local, 1}})
+                  .has_value());
+  send(zero(), one());
+  zero().session.requester().down();
+  zero().connection->say_bye();
+  receive(one());
+  send(one(), zero());
+  receive(zero());
+  send(zero(), one());
+  receive(one());
+  EXPECT_TRUE(one().connection->has_bye());
+}
+
 }  // namespace
 }  // namespace btd::net
