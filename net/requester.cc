@@ -181,15 +181,20 @@ void Requester::complete(Entry& entry, int error, std::uint64_t value) {
   entry.state = State::kCompleted;
 }
 
+void Requester::complete_answered() {
+  for (; next_completion_ < next_post_; ++next_completion_) {
+    Entry& entry = at(next_completion_);
+    if (entry.state == State::kPosted || entry.pins > 0) return;
+    if (entry.state == State::kAnswered) complete(entry, entry.error, entry.value);
+  }
+}
+
 // Completes what is answered, in order, and forgets what needs no number any more.
 void Requester::retire() {
-  while (oldest_ < next_post_) {
-    Entry& entry = at(oldest_);
-    if (entry.pins > 0) return;
-    if (entry.state == State::kAnswered) complete(entry, entry.error, entry.value);
+  complete_answered();
+  for (; oldest_ < next_completion_; ++oldest_) {
     // A number is needed until the peer has seen it, whatever became of its operation.
-    if (entry.state != State::kCompleted || entry.is_awaited || oldest_ >= next_send_) return;
-    ++oldest_;
+    if (at(oldest_).is_awaited || oldest_ >= next_send_) return;
   }
   if (oldest_ == next_post_) earliest_ = kNever;
 }
@@ -200,7 +205,7 @@ bool Requester::expire(Time now) {
   earliest_ = kNever;
   for (std::uint64_t seq = oldest_; seq < next_post_; ++seq) {
     Entry& entry = at(seq);
-    if (entry.state != State::kPosted) continue;
+    if (entry.state == State::kCompleted) continue;
     if (entry.deadline <= now && entry.pins == 0) {
       complete(entry, ETIMEDOUT, 0);
       continue;
@@ -218,7 +223,7 @@ void Requester::fail_all(int error) {
     if (entry.state == State::kAnswered) complete(entry, entry.error, entry.value);
     if (entry.state == State::kPosted) complete(entry, entry.is_sent ? error : ECANCELED, 0);
   }
-  oldest_ = next_send_ = next_post_;
+  oldest_ = next_send_ = next_completion_ = next_post_;
   unanswered_ = 0;
   earliest_ = kNever;
 }

@@ -106,13 +106,15 @@ class Requester {
   [[nodiscard]] const Entry& at(std::uint64_t seq) const { return ring_[seq & (ring_.size() - 1)]; }
   void grow();
   void complete(Entry& entry, int error, std::uint64_t value);
+  void complete_answered();
   void retire();
 
   const Limits limits_;
   Grant grant_;
   bool is_up_ = false;
-  std::vector<Entry> ring_;   // a power of two; grows up to limits_.queued
-  std::uint64_t oldest_ = 0;  // <= next_send_ <= next_post_
+  std::vector<Entry> ring_;            // a power of two; grows up to limits_.queued
+  std::uint64_t oldest_ = 0;           // <= next_send_, next_completion_ <= next_post_
+  std::uint64_t next_completion_ = 0;  // what is before it has completed
   std::uint64_t next_send_ = 0;
   std::uint64_t next_post_ = 0;
   std::uint64_t unanswered_ = 0;
