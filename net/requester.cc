@@ -13,7 +13,8 @@ constexpr std::size_t kFirstRing = 16;
 
 std::uint64_t bytes_of(std::span<const iovec> segments) {
   std::uint64_t sum = 0;
-  for (const iovec& segment : segments) sum += segment.iov_len;
+  for (const iovec& segment : segments)
+    if (__builtin_add_overflow(sum, segment.iov_len, &sum)) return UINT64_MAX;
   return sum;
 }
 
@@ -27,6 +28,8 @@ Status Requester::post(const Operation& operation) {
                             " operations that are not complete; wait for some.");
   if (operation.local.size() > kMaxSegments)
     return fail(EINVAL, "An operation has " + std::to_string(kMaxSegments) + " segments at most.");
+  if (operation.verb > Verb::kSend || (operation.verb == Verb::kNone && !operation.local.empty()))
+    return fail(EINVAL, "An operation has a verb, and segments only if the verb has bytes.");
   const std::uint64_t length = bytes_of(operation.local);
   const bool is_message = operation.verb == Verb::kSend;
   const std::uint64_t most = is_message ? limits_.message_bytes : limits_.transfer_bytes;
@@ -76,7 +79,7 @@ void Requester::up(const Grant& grant) {
       complete(entry, ECONNRESET, 0);
     if (entry.state == State::kPosted &&
         entry.length > (entry.verb == Verb::kSend ? grant.message_bytes : grant.transfer_bytes))
-      complete(entry, EMSGSIZE, 0);
+      complete(entry, entry.is_sent && entry.verb != Verb::kRead ? ECONNRESET : EMSGSIZE, 0);
   }
   next_send_ = oldest_;
   retire();

@@ -26,8 +26,8 @@ class Requester {
  public:
   explicit Requester(Limits limits);
 
-  // Errors: EAGAIN too many are posted, wait for completions; EINVAL too many segments, or a cas8
-  // that is not of one; EMSGSIZE more bytes than the limits allow.
+  // Errors: EAGAIN too many are posted, wait for completions; EINVAL too many segments, a cas8
+  // that is not of one, or what no verb is; EMSGSIZE more bytes than the limits allow.
   Status post(const Operation& operation);
 
   // A connection is up. `window`, `message_bytes`, `transfer_bytes`: what the peer grants.

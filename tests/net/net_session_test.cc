@@ -260,5 +260,25 @@ TEST_F(Requests, ADeadlineHoldsForWhatIsAnsweredOutOfOrder) {
   EXPECT_EQ(done[0].error, ETIMEDOUT);
 }
 
+TEST_F(Requests, SaysThatTheOutcomeIsUnknownWhenTheLimitShrank) {
+  up();
+  post(Verb::kSend, kNever, 1);
+  ASSERT_TRUE(requester.next(0).has_value());
+  requester.down();
+  requester.unpin(0);
+  up(true, 100);
+  const auto done = completions();
+  ASSERT_EQ(done.size(), 1U);
+  EXPECT_EQ(done[0].error, ECONNRESET) << "it may have been taken";
+}
+
+TEST_F(Requests, RefusesWhatNoPeerWouldTake) {
+  const iovec local{bytes.data(), 8};
+  EXPECT_EQ(requester.post({.verb = Verb::kNone, .local = {&local, 1}}).error().code, EINVAL);
+  EXPECT_EQ(requester.post({.verb = static_cast<Verb>(9)}).error().code, EINVAL);
+  const std::array<iovec, 2> endless{iovec{bytes.data(), SIZE_MAX}, iovec{bytes.data(), 9}};
+  EXPECT_EQ(requester.post({.verb = Verb::kRead, .local = endless}).error().code, EMSGSIZE);
+}
+
 }  // namespace
 }  // namespace btd::net
