@@ -13,7 +13,8 @@ constexpr std::size_t kFirstRing = 16;
 
 std::uint64_t bytes_of(std::span<const iovec> segments) {
   std::uint64_t sum = 0;
-  for (const iovec& segment : segments) sum += segment.iov_len;
+  for (const iovec& segment : segments)
+    if (__builtin_add_overflow(sum, segment.iov_len, &sum)) return UINT64_MAX;
   return sum;
 }
 
@@ -27,6 +28,8 @@ Status Requester::post(const Operation& operation) {
                             " operations that are not complete; wait for some.");
   if (operation.local.size() > kMaxSegments)
     return fail(EINVAL, "An operation has " + std::to_string(kMaxSegments) + " segments at most.");
+  if (operation.verb > Verb::kSend || (operation.verb == Verb::kNone && !operation.local.empty()))
+    return fail(EINVAL, "An operation has a verb, and segments only if the verb has bytes.");
   const std::uint64_t length = bytes_of(operation.local);
   const bool is_message = operation.verb == Verb::kSend;
   const std::uint64_t most = is_message ? limits_.message_bytes : limits_.transfer_bytes;
@@ -76,7 +79,7 @@ void Requester::up(const Grant& grant) {
       complete(entry, ECONNRESET, 0);
     if (entry.state == State::kPosted &&
         entry.length > (entry.verb == Verb::kSend ? grant.message_bytes : grant.transfer_bytes))
-      complete(entry, EMSGSIZE, 0);
+      complete(entry, entry.is_sent && entry.verb != Verb::kRead ? ECONNRESET : EMSGSIZE, 0);
   }
   next_send_ = oldest_;
   retire();
@@ -181,15 +184,20 @@ void Requester::complete(Entry& entry, int error, std::uint64_t value) {
   entry.state = State::kCompleted;
 }
 
+void Requester::complete_answered() {
+  for (; next_completion_ < next_post_; ++next_completion_) {
+    Entry& entry = at(next_completion_);
+    if (entry.state == State::kPosted || entry.pins > 0) return;
+    if (entry.state == State::kAnswered) complete(entry, entry.error, entry.value);
+  }
+}
+
 // Completes what is answered, in order, and forgets what needs no number any more.
 void Requester::retire() {
-  while (oldest_ < next_post_) {
-    Entry& entry = at(oldest_);
-    if (entry.pins > 0) return;
-    if (entry.state == State::kAnswered) complete(entry, entry.error, entry.value);
+  complete_answered();
+  for (; oldest_ < next_completion_; ++oldest_) {
     // A number is needed until the peer has seen it, whatever became of its operation.
-    if (entry.state != State::kCompleted || entry.is_awaited || oldest_ >= next_send_) return;
-    ++oldest_;
+    if (at(oldest_).is_awaited || oldest_ >= next_send_) return;
   }
   if (oldest_ == next_post_) earliest_ = kNever;
 }
@@ -200,7 +208,7 @@ bool Requester::expire(Time now) {
   earliest_ = kNever;
   for (std::uint64_t seq = oldest_; seq < next_post_; ++seq) {
     Entry& entry = at(seq);
-    if (entry.state != State::kPosted) continue;
+    if (entry.state == State::kCompleted) continue;
     if (entry.deadline <= now && entry.pins == 0) {
       complete(entry, ETIMEDOUT, 0);
       continue;
@@ -218,7 +226,7 @@ void Requester::fail_all(int error) {
     if (entry.state == State::kAnswered) complete(entry, entry.error, entry.value);
     if (entry.state == State::kPosted) complete(entry, entry.is_sent ? error : ECANCELED, 0);
   }
-  oldest_ = next_send_ = next_post_;
+  oldest_ = next_send_ = next_completion_ = next_post_;
   unanswered_ = 0;
   earliest_ = kNever;
 }

@@ -26,8 +26,8 @@ class Requester {
  public:
   explicit Requester(Limits limits);
 
-  // Errors: EAGAIN too many are posted, wait for completions; EINVAL too many segments, or a cas8
-  // that is not of one; EMSGSIZE more bytes than the limits allow.
+  // Errors: EAGAIN too many are posted, wait for completions; EINVAL too many segments, a cas8
+  // that is not of one, or what no verb is; EMSGSIZE more bytes than the limits allow.
   Status post(const Operation& operation);
 
   // A connection is up. `window`, `message_bytes`, `transfer_bytes`: what the peer grants.
@@ -106,13 +106,15 @@ class Requester {
   [[nodiscard]] const Entry& at(std::uint64_t seq) const { return ring_[seq & (ring_.size() - 1)]; }
   void grow();
   void complete(Entry& entry, int error, std::uint64_t value);
+  void complete_answered();
   void retire();
 
   const Limits limits_;
   Grant grant_;
   bool is_up_ = false;
-  std::vector<Entry> ring_;   // a power of two; grows up to limits_.queued
-  std::uint64_t oldest_ = 0;  // <= next_send_ <= next_post_
+  std::vector<Entry> ring_;            // a power of two; grows up to limits_.queued
+  std::uint64_t oldest_ = 0;           // <= next_send_, next_completion_ <= next_post_
+  std::uint64_t next_completion_ = 0;  // what is before it has completed
   std::uint64_t next_send_ = 0;
   std::uint64_t next_post_ = 0;
   std::uint64_t unanswered_ = 0;

@@ -55,7 +55,7 @@ Status Rpc::send_call(Endpoint& endpoint, std::uint16_t method, std::uint16_t ve
            {});
   });
   waiting_.emplace(call, Waiting{.endpoint = &endpoint, .timer = timer, .done = std::move(done)});
-  if (probe_ == 0) probe_ = engine_.at(engine_.now() + limits_.probe, [this] { probe(); });
+  if (probe_ == 0) probe_ = engine_.at(after(engine_.now(), limits_.probe), [this] { probe(); });
   return {};
 }
 
@@ -64,7 +64,8 @@ void Rpc::probe() {
   for (const auto& [call, waiting] : waiting_) endpoints.insert(waiting.endpoint);
   for (Endpoint* endpoint : endpoints)
     static_cast<void>(endpoint->post({.verb = Verb::kNone, .token = kRpcToken}));
-  probe_ = endpoints.empty() ? 0 : engine_.at(engine_.now() + limits_.probe, [this] { probe(); });
+  probe_ =
+      endpoints.empty() ? 0 : engine_.at(after(engine_.now(), limits_.probe), [this] { probe(); });
 }
 
 Status Rpc::send(Endpoint& endpoint, Bytes header, Bytes fixed, Bytes tail, Time deadline,

@@ -18,8 +18,6 @@ bool is_final(int error) {
   return error == EPROTONOSUPPORT || error == EACCES || error == EKEYREJECTED;
 }
 
-Time after(Time now, Time patience) { return now > kNever - patience ? kNever : now + patience; }
-
 }  // namespace
 
 SessionEndpoint::SessionEndpoint(SessionEngine& engine, Role role, wire::SessionId id,
@@ -38,7 +36,7 @@ Status SessionEndpoint::post(const Operation& operation) {
 }
 
 void SessionEndpoint::close() {
-  if (is_closing_) return;
+  if (is_closing_ || phase_ == Phase::kClosed) return;
   is_closing_ = true;
   why_ = {ECANCELED, "The endpoint was closed here."};
   engine_.mark(*this);
@@ -118,7 +116,7 @@ Time SessionEndpoint::next_time() const {
     case Phase::kUp:
       if (is_closing_) next = std::min(next, bye_until_);
       if (silent_since_ != kNever && requester.unanswered() > 0)
-        next = std::min(next, silent_since_ + engine_.options().patience.silence);
+        next = std::min(next, after(silent_since_, engine_.options().patience.silence));
       return next;
     case Phase::kDown:
       next = std::min(next, give_up_);
@@ -166,8 +164,9 @@ void SessionEndpoint::down(Error why, Time now) {
   }
   if (!is_closing_ && !is_ours) why_ = std::move(why);
   const bool is_hopeless = role_ == Role::kConnecting && (!was_up_ || is_final(why_.code));
+  const Error told = why_;  // the handler may close it
   if (was_connected && !is_closing_ && !must_tell_up_ && handler_ != nullptr)
-    handler_->on_down(*this, why_);
+    handler_->on_down(*this, told);
   must_tell_up_ = false;
   if (is_hopeless) is_closing_ = true;
 }

@@ -20,6 +20,9 @@ namespace btd::net {
 // Since a start that the engine knows: the monotonic clock's, or that of a simulation.
 using Time = std::chrono::nanoseconds;
 inline constexpr Time kNever = Time::max();
+constexpr Time after(Time now, Time patience) {
+  return now > kNever - patience ? kNever : now + patience;
+}
 
 using Token = std::uint64_t;
 using NodeId = std::uint16_t;

@@ -118,7 +118,7 @@ void TcpEngine::accepted(Listener& listener, const io_uring_cqe& completion) {
   link.name = peer_address(socket.get()).text();
   link.socket = std::move(socket);
   link.listener = &listener;
-  link.until = now() + options().patience.connect;
+  link.until = after(now(), options().patience.connect);
   link.state = Link::State::kHandshake;
   if (auto begun = begin_handshake(link, Side::kAccepting); !begun)
     end(link, std::move(begun).error());

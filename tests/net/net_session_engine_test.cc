@@ -200,5 +200,62 @@ TEST_F(SessionEngineTest, AnotherNodeDoesNotTakeOverASession) {
   EXPECT_EQ(endpoint->peer(), 3);
 }
 
+TEST_F(SessionEngineTest, SaysWhyThoughItIsClosedMeanwhile) {
+  class Closer final : public Handler {
+   public:
+    void on_completion(Endpoint& endpoint, const Completion& /*completion*/) override {
+      endpoint.close();
+    }
+    void on_down(Endpoint& endpoint, const Error& why) override {
+      if (must_close) endpoint.close();
+      down = why.message;
+    }
+    void on_closed(Endpoint& /*endpoint*/, const Error& why) override { closed = why.message; }
+    std::string down, closed;
+    bool must_close = false;
+  };
+  Closer closer;
+  auto connected = shell.connect("peer", closer);
+  ASSERT_TRUE(connected.has_value());
+  auto* endpoint = dynamic_cast<SessionEndpoint*>(*connected);
+  ASSERT_TRUE(shell.poll().has_value());
+  shell.answer(*endpoint);
+  ASSERT_TRUE(shell.poll().has_value());
+  ASSERT_TRUE(endpoint->cas8({1, 0}, 0, 1, 1, kNever).has_value());
+  shell.link_ended(*endpoint, {ECONNRESET, "The first cut."});
+  EXPECT_EQ(closer.down, "The first cut.");
+  for (int i = 0; i < 200 && closer.closed.empty(); ++i) {
+    ASSERT_TRUE(shell.poll().has_value());
+    if (shell.endpoints() != 0 && endpoint->phase() == SessionEndpoint::Phase::kAttempt)
+      shell.link_ended(*endpoint, {ECONNREFUSED, "Nobody listens."});
+    shell.clock += milliseconds(100);
+  }
+  EXPECT_EQ(closer.closed, "Nobody listens.");
+
+  closer.must_close = true;
+  connected = shell.connect("peer", closer);
+  ASSERT_TRUE(connected.has_value());
+  endpoint = dynamic_cast<SessionEndpoint*>(*connected);
+  ASSERT_TRUE(shell.poll().has_value());
+  shell.answer(*endpoint);
+  ASSERT_TRUE(shell.poll().has_value());
+  shell.link_ended(*endpoint, {ECONNRESET, "A cut with a long sentence about its cause."});
+  EXPECT_EQ(closer.down, "A cut with a long sentence about its cause.");
+}
+
+TEST_F(SessionEngineTest, PatienceMayHaveNoEnd) {
+  EngineOptions patient = options();
+  patient.patience.silence = kNever;
+  Shell other(patient);
+  auto connected = other.connect("peer", events);
+  ASSERT_TRUE(connected.has_value());
+  auto& endpoint = dynamic_cast<SessionEndpoint&>(**connected);
+  ASSERT_TRUE(other.poll().has_value());
+  other.answer(endpoint);
+  ASSERT_TRUE(endpoint.cas8({1, 0}, 0, 1, 1, kNever).has_value());
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(other.poll().has_value());
+  EXPECT_GT(other.next_time(), other.clock);
+}
+
 }  // namespace
 }  // namespace btd::net

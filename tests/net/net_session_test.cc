@@ -177,5 +177,108 @@ TEST_F(Streams, AnswersMayComeWhileItCloses) {
   EXPECT_TRUE(one().connection->has_bye());
 }
 
+class Requests : public ::testing::Test {
+ protected:
+  void up(bool is_known = false, std::uint32_t message_bytes = 1 << 20) {
+    requester.up({.window = 16,
+                  .message_bytes = message_bytes,
+                  .transfer_bytes = 1 << 20,
+                  .is_known = is_known});
+  }
+  void post(Verb verb, Time deadline, Token token) {
+    const iovec local{bytes.data(), bytes.size()};
+    ASSERT_TRUE(
+        requester.post({.verb = verb, .token = token, .deadline = deadline, .local = {&local, 1}})
+            .has_value());
+  }
+  void answer(std::uint64_t seq, Verb verb) {
+    wire::ResponseHeader header;
+    header.seq = seq;
+    header.verb = static_cast<std::uint8_t>(verb);
+    ASSERT_TRUE(requester.begin_response(header).has_value());
+    requester.end_response(header);
+  }
+  std::vector<Completion> completions() {
+    std::vector<Completion> taken;
+    requester.take_completions(taken);
+    return taken;
+  }
+
+  std::vector<std::byte> bytes = std::vector<std::byte>(4096);
+  Requester requester{Limits{}};
+};
+
+// A peer that answers a write before it took its bytes, and then takes none.
+TEST_F(Requests, ADeadlineEndsWhatIsAnsweredButPinned) {
+  up();
+  post(Verb::kWritePersist, seconds(5), 1);
+  ASSERT_TRUE(requester.next(0).has_value());
+  answer(0, Verb::kWritePersist);
+  EXPECT_TRUE(completions().empty()) << "its bytes are still referred to";
+  EXPECT_LE(requester.next_deadline(), seconds(5));
+  EXPECT_FALSE(requester.expire(seconds(6))) << "the connection must end";
+  requester.unpin(0);
+  EXPECT_EQ(completions().size(), 1U);
+}
+
+// A peer that leaves out an answer: what came after it completes all the same.
+TEST_F(Requests, AnswersDoNotWaitForANumberThatWasGivenUp) {
+  up();
+  post(Verb::kRead, seconds(1), 1);
+  post(Verb::kSend, kNever, 2);
+  post(Verb::kSend, seconds(3), 3);
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(requester.next(0).has_value());
+  for (const std::uint64_t seq : {1U, 2U}) requester.unpin(seq);
+  answer(1, Verb::kSend);
+  answer(2, Verb::kSend);
+  EXPECT_TRUE(completions().empty()) << "they complete in order";
+  EXPECT_TRUE(requester.expire(seconds(2)));
+  const auto done = completions();
+  ASSERT_EQ(done.size(), 3U);
+  EXPECT_EQ(done[0].error, ETIMEDOUT);
+  EXPECT_EQ(done[1].error, 0);
+  EXPECT_EQ(done[2].error, 0);
+  EXPECT_EQ(requester.oldest(), 0U) << "its number is still needed";
+}
+
+TEST_F(Requests, ADeadlineHoldsForWhatIsAnsweredOutOfOrder) {
+  up();
+  post(Verb::kRead, kNever, 1);
+  post(Verb::kRead, seconds(3), 2);
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(requester.next(0).has_value());
+  wire::ResponseHeader header;
+  header.seq = 1;
+  header.verb = static_cast<std::uint8_t>(Verb::kRead);
+  header.length = 4096;
+  ASSERT_TRUE(requester.begin_response(header).has_value());
+  requester.end_response(header);
+  EXPECT_TRUE(completions().empty());
+  EXPECT_TRUE(requester.expire(seconds(4)));
+  const auto done = completions();
+  ASSERT_EQ(done.size(), 1U);
+  EXPECT_EQ(done[0].token, 2U);
+  EXPECT_EQ(done[0].error, ETIMEDOUT);
+}
+
+TEST_F(Requests, SaysThatTheOutcomeIsUnknownWhenTheLimitShrank) {
+  up();
+  post(Verb::kSend, kNever, 1);
+  ASSERT_TRUE(requester.next(0).has_value());
+  requester.down();
+  requester.unpin(0);
+  up(true, 100);
+  const auto done = completions();
+  ASSERT_EQ(done.size(), 1U);
+  EXPECT_EQ(done[0].error, ECONNRESET) << "it may have been taken";
+}
+
+TEST_F(Requests, RefusesWhatNoPeerWouldTake) {
+  const iovec local{bytes.data(), 8};
+  EXPECT_EQ(requester.post({.verb = Verb::kNone, .local = {&local, 1}}).error().code, EINVAL);
+  EXPECT_EQ(requester.post({.verb = static_cast<Verb>(9)}).error().code, EINVAL);
+  const std::array<iovec, 2> endless{iovec{bytes.data(), SIZE_MAX}, iovec{bytes.data(), 9}};
+  EXPECT_EQ(requester.post({.verb = Verb::kRead, .local = endless}).error().code, EMSGSIZE);
+}
+
 }  // namespace
 }  // namespace btd::net
