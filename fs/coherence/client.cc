@@ -62,8 +62,7 @@ struct Client::Step {
     if (state.is_fenced) return lose(event.request, event.first);
     const std::uint64_t at = event.first * kPageBytes;
     WriteBack message{.first = event.first, .bytes = event.bytes, .request = event.request};
-    if (rules.clip_to_size)
-      message.bytes = std::min(event.bytes, state.bytes > at ? state.bytes - at : 0);
+    message.bytes = std::min(event.bytes, state.bytes > at ? state.bytes - at : 0);
     if (message.bytes == 0) return answer(event.request, 0);  // cut off meanwhile
     if (!rules.hold_launder && page(event.first).recall != 0) {
       answer(event.request, 0);

@@ -99,7 +99,6 @@ struct Rules {
   bool purge_at_first_writer = true;
   bool refuse_weak_grant = true;
   bool hold_launder = true;
-  bool clip_to_size = true;
   // Of a home.
   bool await_acks = true;
   bool remember_all_sharers = true;
