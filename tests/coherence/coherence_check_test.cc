@@ -33,13 +33,21 @@ TEST(CoherenceCheck, TwoWriters) { expect_coherent({}); }
 TEST(CoherenceCheck, AReaderAndAWriter) { expect_coherent({.readers = 1}); }
 TEST(CoherenceCheck, InvalidationsThatFail) { expect_coherent({.busy = true}); }
 TEST(CoherenceCheck, StoresThatHomeCannotTake) { expect_coherent({.refuse_store = true}); }
-TEST(CoherenceCheck, OpensAndCloses) { expect_coherent({.opens = true}); }
+TEST(CoherenceCheck, OpensAndCloses) { expect_coherent({.opens = true, .writeback = false}); }
 TEST(CoherenceCheck, Mmap) { expect_coherent({.readers = 1, .mmap = true}); }
-TEST(CoherenceCheck, DirectWrites) { expect_coherent({.direct_write = true}); }
-TEST(CoherenceCheck, DirectReads) { expect_coherent({.direct_read = true}); }
+TEST(CoherenceCheck, DirectWrites) {
+  expect_coherent({.reclaim = false, .writeback = false, .direct_write = true});
+}
+TEST(CoherenceCheck, DirectReads) {
+  expect_coherent({.reclaim = false, .writeback = false, .direct_read = true});
+}
 TEST(CoherenceCheck, ALostNode) { expect_coherent({.lose_node = true}); }
-TEST(CoherenceCheck, ThreeNodes) { expect_coherent({.nodes = 3, .readers = 1, .notices = 1}); }
-TEST(CoherenceCheck, TwoPages) { expect_coherent({.pages = 2, .notices = 1}); }
+TEST(CoherenceCheck, ThreeNodes) {
+  expect_coherent({.nodes = 3, .readers = 1, .writeback = false});
+}
+TEST(CoherenceCheck, TwoPages) {
+  expect_coherent({.pages = 2, .reclaim = false, .writeback = false, .notices = 1});
+}
 TEST(CoherenceCheck, Truncation) {
   expect_coherent({.pages = 2, .reclaim = false, .writeback = false, .resize = true, .notices = 1});
 }

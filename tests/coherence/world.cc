@@ -170,6 +170,10 @@ void World::home_sends(const home_action::Send& send) {
     if (std::holds_alternative<Done>(send.message) && !node.direct.saw_latest)
       wrong("read(2) got stale contents");
   }
+  if (const auto* done = std::get_if<Done>(&send.message);
+      done != nullptr && done->error == 0 && done->request == kDirect &&
+      node.direct.kind == DirectCall::Kind::kResize)
+    check_sizes();
   node.to_client.push_back({send.message, content});
 }
 
@@ -200,6 +204,15 @@ void World::fence(Node& node) {
 
 // ---- steps
 
+// With `prompt_notify`, the daemon has seen every READ that is older than a recall.
+bool World::is_late(const Node& node, const ToClient& message) const {
+  const auto* recall = std::get_if<Recall>(&message);
+  return recall != nullptr && scope_->prompt_notify &&
+         std::any_of(node.up.begin(), node.up.end(), [&](const Upcall& at) {
+           return at.kind == Upcall::Kind::kFill && at.page == recall->page;
+         });
+}
+
 void World::protocol_steps(std::vector<Step>& steps) const {
   using Kind = Step::Kind;
   const auto add = [&](Kind kind, std::size_t node, std::size_t at) {
@@ -211,7 +224,8 @@ void World::protocol_steps(std::vector<Step>& steps) const {
     for (std::size_t i = 0; i < node.to_home.size(); ++i)
       if (i == 0 || scope_->unordered_to_home) add(Kind::kHomeTakes, n, i);
     for (std::size_t i = 0; i < node.to_client.size(); ++i)
-      if (i == 0 || scope_->unordered_to_client) add(Kind::kClientTakes, n, i);
+      if ((i == 0 || scope_->unordered_to_client) && !is_late(node, node.to_client[i].message))
+        add(Kind::kClientTakes, n, i);
     for (std::size_t i = 0; i < node.up.size(); ++i) add(Kind::kDaemonTakes, n, i);
     for (std::size_t i = 0; i < node.down.size(); ++i)
       if (is_kernel_ready(node, node.down[i])) add(Kind::kKernelTakes, n, i);

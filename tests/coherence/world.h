@@ -211,13 +211,11 @@ class World {
   Time now{};
 
  private:
-  using Entry_ = Entry;
   void wrong(const std::string& what) {
     if (violation_.empty()) violation_ = what;
   }
   // Kernel, in world_kernel.cc.
   void start_write(Node& node, std::uint8_t page);
-  void start_invalidation(Node& node, Invalidator invalidator);
   void invalidate(Node& node, std::size_t index, bool is_busy);
   void finish(Node& node, std::size_t index);
   void kernel_takes(Node& node, std::size_t index);
@@ -243,6 +241,7 @@ class World {
   void home_sends(const home_action::Send& send);
   void home_takes(Node& node, std::size_t index, bool refuse);
   void applied(std::size_t index);
+  [[nodiscard]] bool is_late(const Node& node, const ToClient& message) const;
   void fence(Node& node);
   // All copies but the one that the caller makes are stale.
   void make_stale(std::uint8_t page);
@@ -252,6 +251,7 @@ class World {
   void check();
   void check_page(std::uint8_t page);
   void check_quiet();
+  void check_sizes();
 
   [[nodiscard]] NodeSlot slot(const Node& node) const {
     return static_cast<NodeSlot>(&node - nodes_.data());

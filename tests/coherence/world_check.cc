@@ -36,6 +36,13 @@ void World::check_quiet() {
   }
 }
 
+// Who is told that a truncate is done finds every kernel with its size.
+void World::check_sizes() {
+  for (const Node& node : nodes_)
+    if (node.link == Node::Link::kUp && node.size != pages_of(home_.state().bytes))
+      wrong("a size is not everywhere");
+}
+
 bool World::is_quiet() const {
   if (!home_.state().transactions.empty() || !applying_.empty() || !is_program_done()) return false;
   for (const Node& node : nodes_) {

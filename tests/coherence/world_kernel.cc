@@ -179,7 +179,6 @@ bool World::can_fault(const Node& node, std::uint8_t page) const {
       if (at.kind == Downcall::Kind::kNotify && at.page == page) return false;
     for (const Invalidator& at : node.invalidators)
       if (at.page == page) return false;
-    // Nor before a recall that the client has noted reached the kernel: see the two lines above.
   }
   return notices_of(node, page) < scope_->notices;
 }
@@ -235,7 +234,10 @@ bool World::is_environment_enabled(const Step& step) const {
       return scope_->writeback && folio.state == State::kDirty;
     case Step::Kind::kOpenRead:
     case Step::Kind::kOpenWrite:
-      return scope_->opens && node.openers[step.at] == Opener::kClosed;
+      // Without this bound, releases that nobody takes would pile up.
+      return scope_->opens && node.openers[step.at] == Opener::kClosed &&
+             std::none_of(node.up.begin(), node.up.end(),
+                          [](const Upcall& at) { return at.kind == Upcall::Kind::kRelease; });
     case Step::Kind::kClose: {
       if (!scope_->opens || node.direct.kind != DirectCall::Kind::kNone) return false;
       const bool clean = std::none_of(node.folios.begin(), node.folios.end(), [](const Folio& at) {
