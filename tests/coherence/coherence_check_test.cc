@@ -33,20 +33,30 @@ TEST(CoherenceCheck, TwoWriters) { expect_coherent({}); }
 TEST(CoherenceCheck, AReaderAndAWriter) { expect_coherent({.readers = 1}); }
 TEST(CoherenceCheck, InvalidationsThatFail) { expect_coherent({.busy = true}); }
 TEST(CoherenceCheck, StoresThatHomeCannotTake) { expect_coherent({.refuse_store = true}); }
-TEST(CoherenceCheck, OpensAndCloses) { expect_coherent({.opens = true, .writeback = false}); }
+TEST(CoherenceCheck, OpensBesideAWriter) {
+  expect_coherent({.opening = 1, .reclaim = false, .writeback = false});
+}
+TEST(CoherenceCheck, OpensBesideAReader) {
+  expect_coherent({.openers = 2, .opening = 1, .readers = 2, .writeback = false, .notices = 1});
+}
+TEST(CoherenceCheck, OpensOnBoth) {
+  expect_coherent({.opening = 2, .reclaim = false, .writeback = false, .notices = 1});
+}
 TEST(CoherenceCheck, Mmap) { expect_coherent({.readers = 1, .mmap = true}); }
 TEST(CoherenceCheck, DirectWrites) {
-  expect_coherent({.reclaim = false, .writeback = false, .direct_write = true});
+  expect_coherent({.readers = 1, .writeback = false, .direct_write = true});
 }
 TEST(CoherenceCheck, DirectReads) {
   expect_coherent({.reclaim = false, .writeback = false, .direct_read = true});
 }
 TEST(CoherenceCheck, ALostNode) { expect_coherent({.lose_node = true}); }
-TEST(CoherenceCheck, ThreeNodes) {
-  expect_coherent({.nodes = 3, .readers = 1, .writeback = false});
+TEST(CoherenceCheck, ThreeNodes) { expect_coherent({.nodes = 3, .readers = 1, .notices = 1}); }
+TEST(CoherenceCheck, ThreeNodesAndRaces) {
+  expect_coherent({.nodes = 3, .readers = 2, .reclaim = false, .writeback = false});
 }
-TEST(CoherenceCheck, TwoPages) {
-  expect_coherent({.pages = 2, .reclaim = false, .writeback = false, .notices = 1});
+TEST(CoherenceCheck, TwoPages) { expect_coherent({.pages = 2, .reclaim = false, .notices = 1}); }
+TEST(CoherenceCheck, TwoPagesAndReclaim) {
+  expect_coherent({.pages = 2, .readers = 1, .writeback = false, .notices = 1});
 }
 TEST(CoherenceCheck, Truncation) {
   expect_coherent({.pages = 2, .reclaim = false, .writeback = false, .resize = true, .notices = 1});

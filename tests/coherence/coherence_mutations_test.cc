@@ -61,11 +61,11 @@ TEST(CoherenceMutations, AnOldNoticeProvesNothing) {
 }
 
 TEST(CoherenceMutations, TheFirstWriterMustDropWhatIsShared) {
-  expect_seen({.opens = true, .writeback = false, .rules = {.purge_at_first_writer = false}});
+  expect_seen({.opening = 2, .writeback = false, .rules = {.purge_at_first_writer = false}});
 }
 
 TEST(CoherenceMutations, AWriterMustNotTakeASharedGrant) {
-  expect_seen({.opens = true, .writeback = false, .rules = {.refuse_weak_grant = false}});
+  expect_seen({.opening = 2, .writeback = false, .rules = {.refuse_weak_grant = false}});
 }
 
 TEST(CoherenceMutations, ALaunderPrecedesTheAcknowledgement) {

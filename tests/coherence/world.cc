@@ -57,7 +57,7 @@ World::World(const Scope& scope)
     Node& node = nodes_.emplace_back(
         Node{.client = Client(scope.rules, scope.pages * kPageBytes), .size = scope.pages});
     home_.on(home_event::Attached{i}, now);
-    if (scope.opens) continue;
+    if (i < scope.opening) continue;
     const bool is_writer = i >= scope.readers;
     node.openers[0] = is_writer ? Opener::kWrite : Opener::kRead;
     node.client.state().writers = is_writer ? 1 : 0;

@@ -32,8 +32,9 @@ struct Instruction {
 // What there is, and what may happen.
 struct Scope {
   std::uint8_t nodes = 2, pages = 1, openers = 1;
-  bool opens = false;        // files are opened and closed; otherwise each is open from the start
-  std::uint8_t readers = 0;  // without `opens`: nodes whose file is open for reading only
+  std::uint8_t opening =
+      0;  // nodes, from the first, that open and close files; others have one open
+  std::uint8_t readers = 0;  // nodes, from the first, whose open file is for reading only
   bool reclaim = true;
   bool writeback = true;
   bool busy = false;  // invalidations fail without saying so

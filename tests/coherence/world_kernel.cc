@@ -235,11 +235,12 @@ bool World::is_environment_enabled(const Step& step) const {
     case Step::Kind::kOpenRead:
     case Step::Kind::kOpenWrite:
       // Without this bound, releases that nobody takes would pile up.
-      return scope_->opens && node.openers[step.at] == Opener::kClosed &&
-             std::none_of(node.up.begin(), node.up.end(),
-                          [](const Upcall& at) { return at.kind == Upcall::Kind::kRelease; });
+      return step.node < scope_->opening && node.openers[step.at] == Opener::kClosed &&
+             std::none_of(
+                 node.up.begin(), node.up.end(),
+                 [](const Upcall& at) { return at.kind == Upcall::Kind::kRelease; });
     case Step::Kind::kClose: {
-      if (!scope_->opens || node.direct.kind != DirectCall::Kind::kNone) return false;
+      if (step.node >= scope_->opening || node.direct.kind != DirectCall::Kind::kNone) return false;
       const bool clean = std::none_of(node.folios.begin(), node.folios.end(), [](const Folio& at) {
         return at.state == State::kDirty || at.state == State::kWriteback ||
                at.state == State::kLaundering;
