@@ -13,7 +13,7 @@ struct Client::Step {
   ClientState& state;
   ClientOutput out;
 
-  void act(ClientAction action) { out.actions.push_back(std::move(action)); }
+  void act(const ClientAction& action) { out.actions.push_back(action); }
   void send(ToHome message) { act(client_action::Send{message}); }
   void answer(Request request, int error) { act(client_action::Answer{request, error}); }
 
