@@ -160,6 +160,30 @@ std::unique_ptr<EtcdStore> open_store(const EtcdOptions& options) {
   return *std::move(store);
 }
 
+Pairs dump(const MetaStore& store) {
+  Pairs out;
+  const Status s = store.scan({}, {}, [&](std::string_view key, std::string_view value) {
+    out.emplace_back(key, value);
+    return true;
+  });
+  EXPECT_TRUE(s);
+  return out;
+}
+
+void put(MetaStore& store, std::string_view key, std::string_view value) {
+  Batch b;
+  b.put(key, value);
+  const Status s = store.commit(b);
+  EXPECT_TRUE(s) << s.error().message;
+}
+
+void erase(MetaStore& store, std::string_view key) {
+  Batch b;
+  b.erase(key);
+  const Status s = store.commit(b);
+  EXPECT_TRUE(s) << s.error().message;
+}
+
 bool increment(MetaStore& store, std::string_view key) {
   for (;;) {
     const auto now = store.get(key);

@@ -76,6 +76,11 @@ class EtcdServer {
 // Adds one to the number in `key`, again as long as somebody else was faster. False: an error.
 bool increment(MetaStore& store, std::string_view key);
 
+using Pairs = std::vector<std::pair<std::string, std::string>>;
+[[nodiscard]] Pairs dump(const MetaStore& store);
+void put(MetaStore& store, std::string_view key, std::string_view value);
+void erase(MetaStore& store, std::string_view key);
+
 // Waits until `done` holds; false after 20 seconds.
 template <class Condition>
 bool eventually(Condition done) {
