@@ -208,7 +208,8 @@ TEST(EtcdOutage, WithoutRoomConcurrentCommitsSayWhatToDo) {
   EXPECT_EQ(*store->get("more0"), std::nullopt);
   server.compact(server.status().revision);
   server.ask("/v3/maintenance/defragment", "{}");
-  server.ask("/v3/maintenance/alarm", R"({"action":"DEACTIVATE","alarm":"NOSPACE"})");
+  server.ask("/v3/maintenance/alarm", R"({"action":"DEACTIVATE","alarm":"NOSPACE","memberID":")" +
+                                          std::to_string(server.status().member) + "\"}");
   EXPECT_TRUE(increment(*store, "counter"));
   EXPECT_EQ(*store->get("counter"), "1");
   EXPECT_EQ(dump(*store), server.rows());
