@@ -245,7 +245,7 @@ Result<EtcdPage> parse_range(std::string_view answer, std::string_view prefix) {
   const Json& header = member(json, "header");
   BTD_ASSIGN(page.revision, number<std::int64_t>(header, "revision"));
   BTD_ASSIGN(page.cluster, number<std::uint64_t>(header, "cluster_id"));
-  if (page.revision <= 0) return garbage("no revision");
+  if (page.revision <= 0 || page.cluster == 0) return garbage("no revision of a cluster");
   BTD_ASSIGN(page.more, flag(json, "more"));
   const Json& rows = member(json, "kvs");
   if (!rows.is_array() && !rows.is_null()) return garbage("something else where rows belong");

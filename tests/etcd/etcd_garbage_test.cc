@@ -130,6 +130,20 @@ TEST(EtcdGarbage, TheWatchGoesOnWhateverItIsTold) {
   }
 }
 
+// The second change of a row of which the first never came.
+TEST(EtcdGarbage, AMissingEventIsNoticed) {
+  FakeServer server;
+  std::string event;
+  append_base64(event, "/bartender/k/x");
+  server.watch +=
+      R"({"result":{"header":{"revision":"7","cluster_id":"7"},"events":[{"kv":{"key":")" + event +
+      R"(","create_revision":"6","mod_revision":"7","version":"2"}}]}})"
+      "\n";
+  const auto store = open_store(server.options());
+  EXPECT_TRUE(eventually([&] { return store->health().loads > 1; }));
+  EXPECT_EQ(*store->get("x"), std::nullopt);
+}
+
 TEST(EtcdGarbage, RefusalsOfEveryStatusAreErrors) {
   for (const char* status : {"400 Bad", "401 No", "404 Not Found", "500 Oops", "503 Later"}) {
     for (const std::string& body : kGarbage) {

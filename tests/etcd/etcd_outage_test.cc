@@ -193,6 +193,8 @@ TEST(EtcdOutage, WithoutRoomConcurrentCommitsSayWhatToDo) {
   ASSERT_FALSE(s);
   EXPECT_EQ(s.error().code, ENOSPC) << s.error().message;
   EXPECT_NE(s.error().message.find("--quota-backend-bytes"), std::string::npos);
+  // The one that was refused did not happen, and the one before it did.
+  EXPECT_TRUE(store->get("big")->value_or("").starts_with(std::to_string(commits - 2) + "b"));
   std::vector<std::thread> threads;
   for (int t = 0; t < 8; ++t)  // in one request too
     threads.emplace_back([&, t] {
