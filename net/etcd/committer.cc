@@ -249,7 +249,7 @@ void EtcdCommitter::refused(Group& group, const EtcdAnswer& answer, EtcdDeadline
   group.clear();
 }
 
-// The server that runs out of room carries out the transaction it complains about, and refuses
+// A server that just ran out of room may carry out the transaction it complains about, and refuses
 // later ones. It has answered, so the row tells.
 void EtcdCommitter::after_no_space(Group& group, const EtcdAnswer& answer, EtcdDeadline deadline) {
   const Error error = etcd_error(answer.complaint);
