@@ -1,9 +1,9 @@
 // MetaStore: the ordered transactional map that holds the namespace.
 //
 // Keys and values are byte strings; keys are ordered as unsigned bytes. One engine lives in NVRAM
-// (alloc/embedded_store.h), one in DRAM for tests (alloc/memory_store.h), one will be etcd. All
-// pass the same conformance suite (tests/alloc/metastore_conformance.h); nothing above knows which
-// it has.
+// (alloc/embedded_store.h), one in DRAM for tests (alloc/memory_store.h), one in etcd for a cluster
+// (net/etcd/etcd_store.h). All pass the same conformance suite
+// (tests/alloc/metastore_conformance.h); nothing above knows which it has.
 //
 // Contract T: a commit that returned ok is durable and whole; a commit cut by a crash is there
 // whole or not at all. Thread-safety: every call may be made from any thread.
@@ -22,10 +22,11 @@
 namespace btd {
 
 // The limits that every engine must carry. A key has at least one byte. The batch limits are those
-// that etcd carries by default (128 operations, requests of 1.5 MiB).
+// that etcd carries by default (128 operations, requests of 1.5 MiB), less the one operation and the
+// one compare with which its engine tells commits apart.
 inline constexpr std::size_t kMaxKeyBytes = 512;
 inline constexpr std::size_t kMaxValueBytes = 65536 + 64;
-inline constexpr std::size_t kMaxBatchChanges = 128;  // and as many requirements
+inline constexpr std::size_t kMaxBatchChanges = 127;  // and as many requirements
 inline constexpr std::size_t kMaxBatchBytes = std::size_t{1}
                                               << 20;  // keys and values, requirements too
 
@@ -97,9 +98,10 @@ class MetaStore {
   // nothing changed.
   virtual Status commit(const Batch& batch) = 0;
 
-  // Events are delivered on the committing thread after the commit, outside the store's locks, and
-  // before commit() returns. A watcher may call the store; a commit made by a watcher returns
-  // before its own events, which follow when the watcher has returned.
+  // Events are delivered after the commit, outside the store's locks, and before commit() returns:
+  // on the committing thread, or on one of the store's own where others commit too. A watcher may
+  // call the store; a commit made by a watcher returns before its own events, which follow when the
+  // watcher has returned.
   [[nodiscard]] virtual std::unique_ptr<WatchHandle> watch(std::string_view prefix,
                                                            Watcher watcher) = 0;
 

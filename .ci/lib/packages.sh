@@ -6,11 +6,12 @@ readonly BUILD_PACKAGES=(
   meson dpkg-dev xz-utils patch liburing-dev libnuma-dev # to build libfuse
   libpmem-dev libxxhash-dev libisal-dev uuid-dev libsystemd-dev
   libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libtomlplusplus-dev
-  libgtest-dev libgmock-dev libboost-dev
+  libgtest-dev libgmock-dev libboost-dev libcurl4-openssl-dev
 )
 readonly TEST_PACKAGES=(
   clang-tidy-19 clang-format-19 shellcheck mandoc
   fio attr acl e2fsprogs valgrind
+  etcd-server etcd-client openssl # a real server for the etcd engine, and its certificates
   sqlite3 redis-server redis-tools stress-ng # programs to run on our malloc
 )
 readonly VM_PACKAGES=( # for tests/vm: the emulator, and what runs in its guests
