@@ -11,6 +11,7 @@
 #include <span>
 #include <vector>
 
+#include "net/one_sided.h"
 #include "net/output_queue.h"
 #include "net/session.h"
 
@@ -19,7 +20,9 @@ namespace btd::net {
 class Connection {
  public:
   // `may_lose`: the stream loses, repeats and reorders whole frames, and the session bears it.
-  Connection(Session& session, RegionTable& regions, MessageSink& sink, bool may_lose = false);
+  // `one_sided` (outlives this) may be null; if not, the peer's stream lacks what its link did so.
+  Connection(Session& session, RegionTable& regions, MessageSink& sink, bool may_lose = false,
+             OneSided* one_sided = nullptr);
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
   ~Connection();
@@ -67,6 +70,7 @@ class Connection {
   RegionTable& regions_;
   MessageSink& sink_;
   const bool may_lose_;
+  OneSided* const one_sided_;
 
   State state_ = State::kHeader;
   std::array<std::byte, wire::kMaxHeaderBytes> header_{};

@@ -18,9 +18,10 @@ wire::Refuse refuse(int error) {
 
 }  // namespace
 
-SessionEngine::SessionEngine(const EngineOptions& options, std::uint64_t seed)
+SessionEngine::SessionEngine(const EngineOptions& options, std::uint64_t seed,
+                             std::uint32_t capabilities)
     : options_(options),
-      node_{.id = options.node, .capabilities = kWritesOnce, .epoch = options.epoch},
+      node_{.id = options.node, .capabilities = capabilities, .epoch = options.epoch},
       regions_(seed ^ 0x9E3779B97F4A7C15U),
       random_(seed) {}
 
@@ -124,6 +125,12 @@ void SessionEngine::feed(SessionEndpoint& endpoint, std::span<const std::byte> b
 void SessionEngine::fed_direct(SessionEndpoint& endpoint, std::size_t count) {
   endpoint.received(now());
   endpoint.connection()->end_direct(count);
+  mark(endpoint);
+}
+
+void SessionEngine::answered(SessionEndpoint& endpoint, const wire::ResponseHeader& header) {
+  endpoint.received(now());
+  endpoint.session_.requester().end_response(header);
   mark(endpoint);
 }
 

@@ -25,7 +25,8 @@ class SessionEngine : public Engine {
   // More that wait than that is EAGAIN.
   static constexpr std::size_t kMaxTasks = 4096;
 
-  SessionEngine(const EngineOptions& options, std::uint64_t seed);
+  SessionEngine(const EngineOptions& options, std::uint64_t seed,
+                std::uint32_t capabilities = kWritesOnce);
   ~SessionEngine() override;
 
   Result<RegionDescriptor> register_region(std::span<std::byte> memory, std::uint32_t access,
@@ -56,6 +57,8 @@ class SessionEngine : public Engine {
   virtual void break_link(SessionEndpoint& endpoint) = 0;
   virtual void pump(SessionEndpoint& endpoint) = 0;
   virtual bool may_lose() const { return false; }
+  // Of a link that is coming up, what it does without the peer's processor; null: nothing.
+  virtual OneSided* one_sided(SessionEndpoint& /*endpoint*/) { return nullptr; }
   friend class SessionEndpoint;
 
   // What the shell says. A new endpoint; it is attempted in the next round. Errors: EMFILE.
@@ -78,6 +81,8 @@ class SessionEngine : public Engine {
   // Bytes came: takes them (net/connection.h). An error ends the link in this round.
   void feed(SessionEndpoint& endpoint, std::span<const std::byte> bytes);
   void fed_direct(SessionEndpoint& endpoint, std::size_t count);
+  // What the link did without the peer's processor is answered.
+  void answered(SessionEndpoint& endpoint, const wire::ResponseHeader& header);
   // Ends the link for this reason; the session goes on if the peer comes back.
   void fail_link(SessionEndpoint& endpoint, Error why);
   void mark(SessionEndpoint& endpoint);
