@@ -113,7 +113,7 @@ class SessionEngine : public Engine {
   Timers tasks_later_;
 
   std::mutex mutex_;  // of the next two lines; held for moments only
-  std::deque<std::function<void()>> tasks_;
+  std::vector<std::function<void()>> tasks_;
 };
 
 }  // namespace btd::net
