@@ -19,8 +19,13 @@ bool is_request(std::span<const std::byte> header) {
 
 }  // namespace
 
-Connection::Connection(Session& session, RegionTable& regions, MessageSink& sink, bool may_lose)
-    : session_(session), regions_(regions), sink_(sink), may_lose_(may_lose) {}
+Connection::Connection(Session& session, RegionTable& regions, MessageSink& sink, bool may_lose,
+                       OneSided* one_sided)
+    : session_(session),
+      regions_(regions),
+      sink_(sink),
+      may_lose_(may_lose),
+      one_sided_(one_sided) {}
 
 Connection::~Connection() {
   if (state_ == State::kRequest) Responder::abandon(request_);
@@ -77,10 +82,12 @@ Status Connection::begin_request(Epoch epoch) {
   wire::RequestHeader header;
   std::memcpy(&header, header_.data(), sizeof(header));
   if (!wire::is_sound(header)) return fail(EPROTO, "The peer sent a damaged request.");
+  if (one_sided_ != nullptr) session_.responder().skip_to(header.seq);
   BTD_ASSIGN(request_, session_.responder().begin(header, epoch, may_lose_));
   state_ = State::kRequest;
   const auto verb = static_cast<Verb>(header.verb);
-  remaining_ = verb == Verb::kRead ? 0 : header.length;
+  const bool is_placed = verb == Verb::kWritePersist && (header.flags & wire::kPlaced) != 0;
+  remaining_ = verb == Verb::kRead || is_placed ? 0 : header.length;
   const bool is_executed = request_.what == Responder::Request::Do::kExecute;
   if (is_executed && verb == Verb::kWritePersist && request_.error == 0) {
     place_[0] = {.iov_base = request_.at, .iov_len = remaining_};
@@ -182,6 +189,23 @@ void Connection::put(const Responder::Answer& answer) {
   Responder::release(answer.region);
 }
 
+// Takes the session's next request, if it may leave now, by the way that the link has for it.
+bool Connection::take_request(Epoch epoch) {
+  const auto next = session_.requester().peek();
+  if (!next || (one_sided_ != nullptr && !one_sided_->may_leave(*next))) return false;
+  auto frame = session_.requester().next(epoch);
+  if (!frame) return false;
+  const OneSided::Way way =
+      one_sided_ != nullptr ? one_sided_->leave(*frame) : OneSided::Way::kStream;
+  if (way == OneSided::Way::kTaken) return true;
+  if (way == OneSided::Way::kPlaced) {
+    frame->header.flags = wire::kPlaced;
+    frame->payload = {};
+  }
+  put(*frame);
+  return true;
+}
+
 // Answers and requests take turns, or one side's reading would keep the other's requests here.
 // Requests wait in the session, where their operations can still be given up.
 void Connection::fill(Epoch epoch) {
@@ -191,9 +215,7 @@ void Connection::fill(Epoch epoch) {
       put(answers_.front());
       answers_.pop_front();
     }
-    const auto frame = session_.requester().next(epoch);
-    if (frame) put(*frame);
-    if (!has_answer && !frame) return;
+    if (!take_request(epoch) && !has_answer) return;
   }
 }
 
