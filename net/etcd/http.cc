@@ -17,8 +17,7 @@ using Headers = std::unique_ptr<curl_slist, CurlDeleter>;
 
 void append_header(Headers& headers, const std::string& line) {
   if (curl_slist* longer = curl_slist_append(headers.get(), line.c_str())) {
-    (void)headers.release();
-    headers.reset(longer);
+    if (!headers) headers.reset(longer);  // the first line; later ones leave the head as it is
   }
 }
 
