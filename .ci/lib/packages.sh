@@ -3,7 +3,8 @@
 
 readonly BUILD_PACKAGES=(
   g++ cmake ninja-build pkgconf ccache python3
-  meson dpkg-dev xz-utils patch liburing-dev libnuma-dev # to build libfuse
+  meson dpkg-dev xz-utils patch liburing-dev libnuma-dev # to build libfuse, and the tcp engine
+  libssl-dev
   libpmem-dev libxxhash-dev libisal-dev uuid-dev libsystemd-dev
   libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libtomlplusplus-dev
   libgtest-dev libgmock-dev libboost-dev libcurl4-openssl-dev
@@ -21,6 +22,7 @@ readonly VM_PACKAGES=( # for tests/vm: the emulator, and what runs in its guests
 )
 readonly BENCH_PACKAGES=(
   fio
+  iperf3 redis-server redis-tools # to compare the network with
   libpmemobj-dev libjemalloc2 libtcmalloc-minimal4 libmimalloc-dev # to compare allocators with
 )
 

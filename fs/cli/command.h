@@ -40,6 +40,7 @@ std::unique_ptr<Command> make_df_command();
 std::unique_ptr<Command> make_ls_command();
 std::unique_ptr<Command> make_check_command();
 std::unique_ptr<Command> make_heap_command();
+std::unique_ptr<Command> make_net_command();
 std::unique_ptr<Command> make_version_command();
 std::unique_ptr<Command> make_worker_command();
 

@@ -30,6 +30,7 @@ constexpr Entry kCommands[] = {
     {"ls", "List allocations with home, mode, size and extents", make_ls_command},
     {"check", "Verify a pool that is not mounted, and repair it", make_check_command},
     {"heap", "Heaps of programs: list, verify, and see inside", make_heap_command},
+    {"net", "Measure the transport between nodes", make_net_command},
     {"version", "Versions of btd and what it stands on", make_version_command},
     {"worker", "", make_worker_command},
 };

@@ -11,7 +11,7 @@ import tempfile
 import unittest
 
 BTD = sys.argv[1]
-COMMANDS = ("format", "mount", "umount", "status", "df", "ls", "check", "heap", "version")
+COMMANDS = ("format", "mount", "umount", "status", "df", "ls", "check", "heap", "net", "version")
 
 
 class BlackBox(unittest.TestCase):
@@ -50,11 +50,41 @@ class BlackBox(unittest.TestCase):
 
     def test_every_option_in_the_help_is_in_the_man_page(self):
         for command in COMMANDS:
-            name = "btd-heap.1" if command == "heap" else "btd.1"
+            name = f"btd-{command}.1" if command in ("heap", "net") else "btd.1"
             page = (pathlib.Path(__file__).parents[2] / "man" / name).read_text()
             shown = self.btd(command, "--help", config=False).stdout
             for option in set(re.findall(r"--([a-z]+)", shown)):
                 self.assertIn(f"Fl Fl {option}", page, f"btd {command} --{option}")
+
+    def test_net_measures_with_a_key_and_refuses_another(self):
+        keys = [os.path.join(self.dir, name) for name in ("key", "other")]
+        for path in keys:
+            with open(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as file:
+                file.write(os.urandom(32))
+        server = subprocess.Popen(
+            [BTD, "--config", self.config, "net", "bench", "server", "127.0.0.1:0", "--key", keys[0]],
+            stdout=subprocess.PIPE, text=True)
+        self.addCleanup(server.stdout.close)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+        address = server.stdout.readline().split()[-1]
+        run = self.btd("net", "ping", address, "--key", keys[0], "--count", "3", "--json")
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+        self.assertEqual(json.loads(run.stdout)["count"], 3)
+        run = self.btd("net", "bench", "client", address, "--key", keys[0], "--size", "4K", "--verb", "read", "--json")
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+        (row,) = json.loads(run.stdout)
+        self.assertGreater(row["operations"], 0)
+        self.assertEqual(row["size"], 4096)
+        run = self.btd("net", "ping", address, "--key", keys[1])
+        self.assertNotEqual(run.returncode, 0)
+        self.assertIn("same cluster key", run.stderr)
+        os.chmod(keys[0], 0o644)
+        run = self.btd("net", "ping", address, "--key", keys[0])
+        self.assertEqual(run.returncode, 77)
+        self.assertIn("chmod 600", run.stderr)
+        self.refused(64, "btd: --verb fly is none of read, write, cas, send",
+                     "net", "bench", "client", address, "--verb", "fly")
 
     def test_no_colours_in_a_pipe(self):
         for args in (["--help"], ["frob"], ["version"]):

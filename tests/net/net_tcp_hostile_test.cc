@@ -152,6 +152,7 @@ struct Pairing {
   const char* name;
   Security (*server)();
   Security (*client)();
+  friend void PrintTo(const Pairing& pairing, std::ostream* out) { *out << pairing.name; }
 };
 Security none() { return NoSecurity{}; }
 Security my_key() { return Secrets::mine().key(); }
