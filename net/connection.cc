@@ -19,8 +19,13 @@ bool is_request(std::span<const std::byte> header) {
 
 }  // namespace
 
-Connection::Connection(Session& session, RegionTable& regions, MessageSink& sink, bool may_lose)
-    : session_(session), regions_(regions), sink_(sink), may_lose_(may_lose) {}
+Connection::Connection(Session& session, RegionTable& regions, MessageSink& sink, bool may_lose,
+                       OneSided* one_sided)
+    : session_(session),
+      regions_(regions),
+      sink_(sink),
+      may_lose_(may_lose),
+      one_sided_(one_sided) {}
 
 Connection::~Connection() {
   if (state_ == State::kRequest) Responder::abandon(request_);
@@ -77,10 +82,12 @@ Status Connection::begin_request(Epoch epoch) {
   wire::RequestHeader header;
   std::memcpy(&header, header_.data(), sizeof(header));
   if (!wire::is_sound(header)) return fail(EPROTO, "The peer sent a damaged request.");
+  if (one_sided_ != nullptr) session_.responder().skip_to(header.seq);
   BTD_ASSIGN(request_, session_.responder().begin(header, epoch, may_lose_));
   state_ = State::kRequest;
   const auto verb = static_cast<Verb>(header.verb);
-  remaining_ = verb == Verb::kRead ? 0 : header.length;
+  const bool is_placed = verb == Verb::kWritePersist && (header.flags & wire::kPlaced) != 0;
+  remaining_ = verb == Verb::kRead || is_placed ? 0 : header.length;
   const bool is_executed = request_.what == Responder::Request::Do::kExecute;
   if (is_executed && verb == Verb::kWritePersist && request_.error == 0) {
     place_[0] = {.iov_base = request_.at, .iov_len = remaining_};
@@ -191,10 +198,24 @@ void Connection::fill(Epoch epoch) {
       put(answers_.front());
       answers_.pop_front();
     }
-    const auto frame = session_.requester().next(epoch);
-    if (frame) put(*frame);
-    if (!has_answer && !frame) return;
+    if (!put_request(epoch) && !has_answer) return;
   }
+}
+
+// The next one, by the stream or beside it; false if there is none now.
+bool Connection::put_request(Epoch epoch) {
+  const auto next = session_.requester().peek();
+  if (!next || (one_sided_ != nullptr && !one_sided_->may_leave(*next))) return false;
+  auto frame = session_.requester().next(epoch);
+  if (!frame) return false;
+  const OneSided::Way way =
+      one_sided_ != nullptr ? one_sided_->leave(*frame) : OneSided::Way::kStream;
+  if (way == OneSided::Way::kPlaced) {
+    frame->header.flags = wire::kPlaced;
+    frame->payload = {};
+  }
+  if (way != OneSided::Way::kTaken) put(*frame);
+  return true;
 }
 
 void Connection::put(const Requester::Frame& frame) {

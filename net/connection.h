@@ -12,6 +12,7 @@
 #include <span>
 #include <vector>
 
+#include "net/one_sided.h"
 #include "net/output_queue.h"
 #include "net/session.h"
 
@@ -20,7 +21,9 @@ namespace btd::net {
 class Connection {
  public:
   // `may_lose`: the stream loses, repeats and reorders whole frames, and the session bears it.
-  Connection(Session& session, RegionTable& regions, MessageSink& sink, bool may_lose = false);
+  // `one_sided` (outlives this) may be null; if not, the peer's stream lacks what its link did so.
+  Connection(Session& session, RegionTable& regions, MessageSink& sink, bool may_lose = false,
+             OneSided* one_sided = nullptr);
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
   ~Connection();
@@ -62,6 +65,7 @@ class Connection {
   std::size_t take_payload(std::span<const std::byte> bytes);
   void end_payload();
   void fill(Epoch epoch);
+  bool put_request(Epoch epoch);
   void put(const Responder::Answer& answer);
   void put(const Requester::Frame& frame);
   void release(const OutputQueue::Owner& owner);
@@ -70,6 +74,7 @@ class Connection {
   RegionTable& regions_;
   MessageSink& sink_;
   const bool may_lose_;
+  OneSided* const one_sided_;
 
   State state_ = State::kHeader;
   std::array<std::byte, wire::kMaxHeaderBytes> header_{};

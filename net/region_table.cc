@@ -7,7 +7,7 @@ namespace btd::net {
 
 namespace {
 
-constexpr unsigned kIndexBits = 24;
+constexpr unsigned kIndexBits = 16;
 constexpr std::uint64_t kIndexMask = (std::uint64_t{1} << kIndexBits) - 1;
 
 }  // namespace
@@ -15,7 +15,7 @@ constexpr std::uint64_t kIndexMask = (std::uint64_t{1} << kIndexBits) - 1;
 RegionTable::RegionTable(std::uint64_t seed) : random_(seed) {}
 
 Result<RegionDescriptor> RegionTable::add(std::span<std::byte> memory, std::uint32_t access,
-                                          Persist* persist) {
+                                          Persist* persist, Fixed fixed) {
   if (memory.empty() || access == 0)
     return fail(EINVAL, "A region needs memory, and something that peers may do with it.");
   std::uint32_t index = 0;
@@ -32,7 +32,8 @@ Result<RegionDescriptor> RegionTable::add(std::span<std::byte> memory, std::uint
   Region& region = regions_[index];
   region = Region{.memory = memory, .access = access, .persist = persist};
   do {
-    region.key = (random_() & ~kIndexMask) | index;
+    const std::uint64_t drawn = (random_() & ~fixed.mask) | (fixed.bits & fixed.mask);
+    region.key = (drawn & ~kIndexMask) | index;
   } while (region.key >> kIndexBits == 0);
   return RegionDescriptor{.key = region.key, .base = 0, .length = memory.size(), .access = access};
 }

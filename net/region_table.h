@@ -1,7 +1,8 @@
 // RegionTable: the memory that peers may reach, and how what they write becomes durable.
 //
 // Ownership: the memory and its Persist are the registering side's, and must outlive the region.
-// A key has an index and 40 random bits, so that it can't be guessed or outlive its region.
+// A key has an index of 16 bits and 48 random ones, so that it can't be guessed or outlive its
+// region.
 // Thread-safety: the engine's thread only.
 #pragma once
 
@@ -20,13 +21,22 @@ namespace btd::net {
 
 class RegionTable {
  public:
-  // An index has 24 bits of a key; more regions than that are ENOSPC long before.
+  // An index has 16 bits of a key.
   static constexpr std::size_t kMaxRegions = 1 << 16;
 
   explicit RegionTable(std::uint64_t seed);
 
+  // Bits that a key must have, above the index: a device's own key.
+  struct Fixed {
+    std::uint64_t bits = 0, mask = 0;
+  };
   // `persist` may be null: memory that dies with its node. Errors: EINVAL, ENOSPC.
-  Result<RegionDescriptor> add(std::span<std::byte> memory, std::uint32_t access, Persist* persist);
+  Result<RegionDescriptor> add(std::span<std::byte> memory, std::uint32_t access, Persist* persist,
+                               Fixed fixed);
+  Result<RegionDescriptor> add(std::span<std::byte> memory, std::uint32_t access,
+                               Persist* persist) {
+    return add(memory, access, persist, {});
+  }
   // No new operation finds it. EBUSY: an operation still uses the memory; call again after the
   // engine's next poll(). ENOENT: there is none.
   Status remove(std::uint64_t key);

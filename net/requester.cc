@@ -4,6 +4,7 @@
 #include <bit>
 #include <cerrno>
 #include <string>
+#include <utility>
 
 namespace btd::net {
 
@@ -54,6 +55,7 @@ Status Requester::post(const Operation& operation) {
   entry.state = State::kPosted;
   entry.is_sent = false;
   entry.is_awaited = false;
+  entry.is_one_sided = false;
   entry.segments = static_cast<std::uint8_t>(operation.local.size());
   std::ranges::copy(operation.local, entry.local.begin());
   earliest_ = std::min(earliest_, operation.deadline);
@@ -87,13 +89,37 @@ void Requester::up(const Grant& grant) {
 
 void Requester::down() {
   is_up_ = false;
-  unanswered_ = 0;
+  unanswered_ = one_sided_ = 0;
   next_send_ = oldest_;
-  for (std::uint64_t seq = oldest_; seq < next_post_; ++seq) at(seq).is_awaited = false;
+  for (std::uint64_t seq = oldest_; seq < next_post_; ++seq)
+    at(seq).is_awaited = at(seq).is_one_sided = false;
 }
 
 bool Requester::has_next() const {
   return is_up_ && next_send_ < next_post_ && next_send_ < oldest_ + grant_.window;
+}
+
+std::optional<Requester::Next> Requester::peek() const {
+  if (!has_next()) return std::nullopt;
+  const Entry& entry = at(next_send_);
+  Next next{.seq = next_send_};
+  if (entry.state != State::kPosted) return next;
+  next.verb = entry.verb;
+  next.length = entry.length;
+  next.remote = entry.remote;
+  return next;
+}
+
+std::span<const iovec> Requester::segments(std::uint64_t seq) const {
+  if (!is_wanted(seq)) return {};
+  return {at(seq).local.data(), at(seq).segments};
+}
+
+void Requester::left_one_sided(std::uint64_t seq) {
+  Entry& entry = at(seq);
+  if (!entry.is_awaited || entry.is_one_sided) return;
+  entry.is_one_sided = true;
+  ++one_sided_;
 }
 
 std::optional<Requester::Frame> Requester::next(Epoch epoch) {
@@ -159,6 +185,7 @@ void Requester::end_response(const wire::ResponseHeader& header) {
   if (entry.is_awaited) {
     entry.is_awaited = false;
     --unanswered_;
+    if (std::exchange(entry.is_one_sided, false)) --one_sided_;
   }
   if (entry.state == State::kPosted) {
     entry.state = State::kAnswered;
@@ -227,7 +254,7 @@ void Requester::fail_all(int error) {
     if (entry.state == State::kPosted) complete(entry, entry.is_sent ? error : ECANCELED, 0);
   }
   oldest_ = next_send_ = next_completion_ = next_post_;
-  unanswered_ = 0;
+  unanswered_ = one_sided_ = 0;
   earliest_ = kNever;
 }
 

@@ -52,6 +52,20 @@ class Requester {
   // now.
   std::optional<Frame> next(Epoch epoch);
   [[nodiscard]] bool has_next() const;
+  // What next() would give.
+  struct Next {
+    std::uint64_t seq = 0;
+    Verb verb = Verb::kNone;
+    std::uint32_t length = 0;
+    RemoteRange remote;
+  };
+  [[nodiscard]] std::optional<Next> peek() const;
+
+  // The buffers of an operation that is not completed; the list until the next post().
+  [[nodiscard]] std::span<const iovec> segments(std::uint64_t seq) const;
+  // It left without the peer's processor (net/one_sided.h); one_sided() are not answered yet.
+  void left_one_sided(std::uint64_t seq);
+  [[nodiscard]] std::uint64_t one_sided() const { return one_sided_; }
 
   // An answer's header came. Where its payload goes (the list is valid until the next post());
   // nullopt if its operation is given up or answered, so that the payload is to be skipped. Errors:
@@ -96,8 +110,9 @@ class Requester {
     std::uint16_t error = 0;
     Verb verb = Verb::kNone;
     State state = State::kPosted;
-    bool is_sent = false;     // on any connection
-    bool is_awaited = false;  // sent on this connection and not answered
+    bool is_sent = false;       // on any connection
+    bool is_awaited = false;    // sent on this connection and not answered
+    bool is_one_sided = false;  // that, without the peer's processor
     std::uint8_t segments = 0;
     std::array<iovec, kMaxSegments> local{};
   };
@@ -118,7 +133,8 @@ class Requester {
   std::uint64_t next_send_ = 0;
   std::uint64_t next_post_ = 0;
   std::uint64_t unanswered_ = 0;
-  Time earliest_ = kNever;  // no deadline is before it
+  std::uint64_t one_sided_ = 0;  // of those
+  Time earliest_ = kNever;       // no deadline is before it
   std::vector<Completion> completions_;
 };
 

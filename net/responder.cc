@@ -10,6 +10,11 @@ namespace {
 
 bool changes_memory(Verb verb) { return verb == Verb::kWritePersist || verb == Verb::kCas8; }
 
+bool is_placed(const wire::RequestHeader& header) {
+  return static_cast<Verb>(header.verb) == Verb::kWritePersist &&
+         (header.flags & wire::kPlaced) != 0;
+}
+
 std::uint32_t access_for(Verb verb) {
   switch (verb) {
     case Verb::kRead:
@@ -33,6 +38,14 @@ void Responder::start(std::uint64_t oldest) {
   ring_.clear();
 }
 
+void Responder::skip_to(std::uint64_t seq) {
+  if (seq <= next_) return;
+  if (ring_.empty()) ring_.resize(limits_.window);
+  // Older ones are out of what is remembered.
+  next_ = std::max(next_, seq - std::min<std::uint64_t>(seq, ring_.size()));
+  while (next_ < seq) remembered(next_++) = {};
+}
+
 Result<Responder::Request> Responder::begin(const wire::RequestHeader& header, Epoch epoch,
                                             bool may_lose) {
   const auto verb = static_cast<Verb>(header.verb);
@@ -52,7 +65,8 @@ Result<Responder::Request> Responder::begin(const wire::RequestHeader& header, E
   if (next_ - header.seq > ring_.size())
     return fail(EPROTO, "The peer asks again what it has had the answer to.");
   request.what = header.seq == next_ ? Request::Do::kExecute : Request::Do::kAnswerAgain;
-  if (request.what == Request::Do::kExecute || verb == Verb::kRead) judge(request, epoch);
+  const bool is_again = verb == Verb::kRead || is_placed(header);
+  if (request.what == Request::Do::kExecute || is_again) judge(request, epoch);
   return request;
 }
 
@@ -126,6 +140,9 @@ std::optional<Responder::Answer> Responder::end(Request& request,
     remembered(seq) = {.value = request.value,
                        .error = static_cast<std::uint16_t>(request.error),
                        .verb = header.verb};
+  } else if (is_placed(header) && request.error == 0) {
+    // The peer wrote again, and what it writes must not stay undurable behind its back.
+    regions_.flush(*request.region, request.at, header.length);
   }
   Answer answer;
   answer.header.seq = header.seq;

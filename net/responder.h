@@ -32,6 +32,8 @@ class Responder {
 
   // The peer's next number is `oldest`: a session begins.
   void start(std::uint64_t oldest);
+  // Numbers before `seq` were of operations that need no processor here (net/one_sided.h).
+  void skip_to(std::uint64_t seq);
 
   struct Request {
     wire::RequestHeader header;

@@ -138,7 +138,8 @@ void SessionEndpoint::up() {
   must_tell_up_ = true;
   backoff_ = Time{};
   silent_since_ = kNever;
-  connection_.emplace(session_, engine_.regions(), *this, engine_.may_lose());
+  connection_.emplace(session_, engine_.regions(), *this, engine_.may_lose(),
+                      engine_.one_sided(*this));
 }
 
 void SessionEndpoint::break_for(Error why) {

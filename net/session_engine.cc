@@ -133,6 +133,12 @@ void SessionEngine::fed_direct(SessionEndpoint& endpoint, std::size_t count) {
   mark(endpoint);
 }
 
+void SessionEngine::answered(SessionEndpoint& endpoint, const wire::ResponseHeader& header) {
+  endpoint.received(now());
+  endpoint.session_.requester().end_response(header);
+  mark(endpoint);
+}
+
 void SessionEngine::fail_link(SessionEndpoint& endpoint, Error why) {
   endpoint.break_for(std::move(why));
   mark(endpoint);

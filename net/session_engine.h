@@ -56,6 +56,8 @@ class SessionEngine : public Engine {
   virtual void break_link(SessionEndpoint& endpoint) = 0;
   virtual void pump(SessionEndpoint& endpoint) = 0;
   virtual bool may_lose() const { return false; }
+  // Of a link that is coming up, what it does without the peer's processor; null: nothing.
+  virtual OneSided* one_sided(SessionEndpoint& /*endpoint*/) { return nullptr; }
   friend class SessionEndpoint;
 
   // What the shell says. A new endpoint; it is attempted in the next round. Errors: EMFILE.
@@ -78,6 +80,8 @@ class SessionEngine : public Engine {
   // Bytes came: takes them (net/connection.h). An error ends the link in this round.
   void feed(SessionEndpoint& endpoint, std::span<const std::byte> bytes);
   void fed_direct(SessionEndpoint& endpoint, std::size_t count);
+  // What the link did without the peer's processor is answered.
+  void answered(SessionEndpoint& endpoint, const wire::ResponseHeader& header);
   // Ends the link for this reason; the session goes on if the peer comes back.
   void fail_link(SessionEndpoint& endpoint, Error why);
   void mark(SessionEndpoint& endpoint);

@@ -91,6 +91,7 @@ enum Capability : std::uint32_t {
   kNativeFlush = 2,  // the NIC makes writes durable itself
   kWritesOnce = 4,   // a write that a broken connection made run again takes effect once
   kEncrypted = 8,
+  kDirectWrite = 16,  // what the NIC placed here is durable once a read behind it was answered
 };
 
 // Bounds of one endpoint. What the peer grants is told in the handshake; the smaller one counts.

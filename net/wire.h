@@ -29,12 +29,16 @@ enum class FrameType : std::uint8_t {
   kBye = 5,  // a ResponseHeader with no more in it: the session ends here
 };
 
+enum RequestFlag : std::uint16_t {
+  kPlaced = 1,  // of a write: the bytes are there, no payload follows; they are to be made durable
+};
+
 // Of a read, `length` is what is wanted and no payload follows; otherwise it is the payload's. The
 // payload of a cas8 is a CasOperands.
 struct RequestHeader {
   FrameType type = FrameType::kRequest;
   std::uint8_t verb = 0;
-  std::uint16_t reserved = 0;
+  std::uint16_t flags = 0;  // RequestFlag
   std::uint32_t length = 0;
   std::uint64_t seq = 0;
   std::uint64_t epoch = 0;
