@@ -92,6 +92,8 @@ class Requester {
   // Operations that were sent and not answered.
   [[nodiscard]] std::uint64_t unanswered() const { return unanswered_; }
   [[nodiscard]] std::uint64_t posted() const { return next_post_ - oldest_; }
+  // The number of the next one.
+  [[nodiscard]] std::uint64_t posted_end() const { return next_post_; }
 
   // What completed since the last call, in order; empty afterwards.
   void take_completions(std::vector<Completion>& into);

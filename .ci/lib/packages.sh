@@ -7,6 +7,7 @@ readonly BUILD_PACKAGES=(
   libpmem-dev libxxhash-dev libisal-dev uuid-dev libsystemd-dev
   libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libtomlplusplus-dev
   libgtest-dev libgmock-dev libboost-dev libcurl4-openssl-dev
+  libibverbs-dev librdmacm-dev libssl-dev # the network
 )
 readonly TEST_PACKAGES=(
   clang-tidy-19 clang-format-19 shellcheck mandoc

@@ -1,0 +1,380 @@
+#include "net/verbs/link.h"
+
+#include <arpa/inet.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace btd::net::verbs {
+
+namespace {
+
+// One in so many is signalled: rarer gains nothing, and unfreed requests take room.
+constexpr std::uint32_t kMostUnsignalled = 16;
+// Operations leave this for messages, without which nothing would be answered.
+constexpr std::size_t kRoomForMessages = 2 * Device::kSlots + 2;
+// 4096 ns * 2^16 = 268 ms until a packet is sent again, seven times: about Patience::silence.
+constexpr std::uint8_t kPacketTimeout = 16, kRetries = 7;
+constexpr unsigned kCreditBits = 8;
+// The last slot is where reads go that nobody looks at.
+constexpr std::size_t kScratchSlot = Device::kSlots - 1;
+
+Status checked(int code, const char* what) {
+  if (code == 0) return {};
+  const int error = code > 0 ? code : errno;
+  return fail(error, std::string(what) + ": " + std::strerror(error) + ".");
+}
+
+ibv_send_wr make_request(std::uint32_t link, ibv_wr_opcode opcode) {
+  ibv_send_wr request{};
+  request.wr_id = std::uint64_t{link} << 32;
+  request.opcode = opcode;
+  return request;
+}
+
+std::string meaning(ibv_wc_status status) {
+  switch (status) {
+    case IBV_WC_RETRY_EXC_ERR:
+      return "it does not answer";
+    case IBV_WC_RNR_RETRY_EXC_ERR:
+      return "it has no buffers for messages";
+    case IBV_WC_REM_ACCESS_ERR:
+    case IBV_WC_REM_INV_REQ_ERR:
+    case IBV_WC_REM_OP_ERR:
+      return "its NIC refused a request";
+    default:
+      return ibv_wc_status_str(status);
+  }
+}
+
+bool is_refusal(ibv_wc_status status) {
+  return status == IBV_WC_REM_ACCESS_ERR || status == IBV_WC_REM_INV_REQ_ERR ||
+         status == IBV_WC_REM_OP_ERR || status == IBV_WC_LOC_PROT_ERR;
+}
+
+}  // namespace
+
+Link::Link(Device& device, LinkOwner& owner, std::uint32_t number, ConnectionId id)
+    : device_(device), owner_(owner), number_(number), id_(std::move(id)) {
+  id_->context = this;
+}
+
+Link::~Link() {
+  for (const auto& [index, length] : held) device_.repost(index);
+  destroy_pair();
+  device_.give_buffer(std::move(slots_));
+  if (is_paired) device_.remove_peer();
+}
+
+Requester& Link::requester() { return endpoint->session().requester(); }
+
+Status Link::make_pair() {
+  BTD_TRY(device_.add_peer());
+  is_paired = true;
+  BTD_ASSIGN(slots_, device_.take_buffer());
+  for (std::size_t i = kScratchSlot; i-- > 0;) free_slots_.push_back(static_cast<std::uint8_t>(i));
+  BTD_ASSIGN(pair_, device_.make_queue_pair(max_inline_));
+  ibv_qp_attr attributes{};
+  int mask = 0;
+  attributes.qp_state = IBV_QPS_INIT;
+  BTD_TRY(checked(rdma_init_qp_attr(id_.get(), &attributes, &mask), "A queue pair's attributes"));
+  attributes.qp_access_flags = 0;  // until trust()
+  return checked(ibv_modify_qp(pair_.get(), &attributes, mask), "A queue pair to INIT");
+}
+
+Status Link::connect_pair(const rdma_conn_param& peers) {
+  for (const ibv_qp_state next : {IBV_QPS_RTR, IBV_QPS_RTS}) {
+    ibv_qp_attr attributes{};
+    int mask = 0;
+    attributes.qp_state = next;
+    BTD_TRY(checked(rdma_init_qp_attr(id_.get(), &attributes, &mask), "A queue pair's attributes"));
+    if (next == IBV_QPS_RTR) {
+      attributes.max_dest_rd_atomic = std::min(device_.reads_in(), peers.responder_resources);
+    } else {
+      attributes.max_rd_atomic = std::min(device_.reads_out(), peers.initiator_depth);
+      attributes.timeout = kPacketTimeout;
+      attributes.retry_cnt = kRetries;
+    }
+    mask &= ~IBV_QP_ACCESS_FLAGS;
+    BTD_TRY(checked(ibv_modify_qp(pair_.get(), &attributes, mask), "A queue pair to RTR or RTS"));
+  }
+  return {};
+}
+
+Status Link::trust() {
+  ibv_qp_attr attributes{};
+  attributes.qp_state = IBV_QPS_RTS;
+  attributes.qp_access_flags = IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE;
+  return checked(ibv_modify_qp(pair_.get(), &attributes, IBV_QP_STATE | IBV_QP_ACCESS_FLAGS),
+                 "A queue pair's access to memory");
+}
+
+void Link::destroy_pair() {
+  pair_.reset();
+  is_open_ = false;
+  is_broken_ = true;
+  plan_.reset();
+  for (Work& work : work_)
+    if (work.is_pinned) requester().unpin(work.seq);
+  work_.clear();
+  reads_ = 0;
+}
+
+std::optional<std::uint8_t> Link::take_slot() {
+  if (free_slots_.empty()) return std::nullopt;
+  const std::uint8_t slot = free_slots_.back();
+  free_slots_.pop_back();
+  return slot;
+}
+
+// Posts it as one of work_, signalled at least as often as must be.
+void Link::post(ibv_send_wr& request, Work work) {
+  if (++unsignalled_ >= kMostUnsignalled) request.send_flags |= IBV_SEND_SIGNALED;
+  if ((request.send_flags & IBV_SEND_SIGNALED) != 0) unsignalled_ = 0;
+  work.serial = next_serial_++;
+  request.wr_id |= work.serial;
+  if (work.kind == Kind::kRead) ++reads_;
+  work_.push_back(std::move(work));
+  ibv_send_wr* bad = nullptr;
+  if (ibv_post_send(pair_.get(), &request, &bad) == 0 || is_broken_) return;
+  is_broken_ = true;
+  if (endpoint != nullptr)
+    owner_.link_failed(*endpoint, {EIO, "The device " + device_.name() + " took no request."});
+}
+
+Status Link::send(Message kind, std::span<const std::byte> bytes, bool must_signal) {
+  const bool is_inline = bytes.size() <= max_inline_;
+  const std::optional<std::uint8_t> slot = is_inline ? kNoSlot : take_slot();
+  if (!slot || is_broken_ || room() == 0)
+    return fail(EAGAIN, "There is no room for a message to the peer.");
+  ibv_send_wr request = make_request(number_, IBV_WR_SEND_WITH_IMM);
+  request.imm_data = htonl(static_cast<std::uint32_t>(kind) << kCreditBits | credits_.send());
+  ibv_sge segment{.addr = reinterpret_cast<std::uintptr_t>(bytes.data()),
+                  .length = static_cast<std::uint32_t>(bytes.size()),
+                  .lkey = 0};
+  if (is_inline) {
+    request.send_flags |= IBV_SEND_INLINE;
+  } else {
+    std::byte* at = slots_->bytes.get() + *slot * Device::kSlotBytes;
+    if (at != bytes.data()) std::memcpy(at, bytes.data(), bytes.size());
+    segment.addr = reinterpret_cast<std::uintptr_t>(at);
+    segment.lkey = slots_->memory->lkey;
+  }
+  request.sg_list = &segment;
+  request.num_sge = bytes.empty() ? 0 : 1;
+  if (must_signal) request.send_flags |= IBV_SEND_SIGNALED;
+  Work work{.kind = Kind::kMessage, .slot = *slot};
+  if (kind == Message::kStream) work.bytes = segment.length;
+  post(request, std::move(work));
+  return {};
+}
+
+void Link::pump(Connection& connection, Epoch epoch) {
+  std::array<iovec, 16> pieces;
+  std::array<std::byte, Device::kSlotBytes> bytes;
+  connection.gather({}, 0, epoch);  // what needs no message leaves without credits, too
+  while (!is_broken_ && credits_.can_send() && !free_slots_.empty() && room() > 0) {
+    std::size_t size = 0;
+    while (size < bytes.size()) {
+      const std::size_t count = connection.gather(pieces, bytes.size() - size, epoch);
+      if (count == 0) break;
+      for (const iovec& piece : std::span{pieces}.first(count)) {
+        std::memcpy(bytes.data() + size, piece.iov_base, piece.iov_len);
+        size += piece.iov_len;
+      }
+    }
+    if (size == 0) break;
+    // The last one of a burst is signalled if it has a slot, which must come back.
+    const bool is_last = size < bytes.size() || free_slots_.size() == 1;
+    const bool is_held = size > max_inline_ || endpoint->is_ending();
+    if (!send(Message::kStream, std::span{bytes}.first(size), is_last && is_held)) break;
+  }
+  return_credits();
+}
+
+void Link::return_credits() {
+  if (credits_.must_return() && room() > 0 && !is_broken_)
+    static_cast<void>(send(Message::kCredit, {}, false));
+}
+
+bool Link::is_refused(const Requester::Next& next) const {
+  return next.seq < endpoint->refused.before && next.remote.key == endpoint->refused.key;
+}
+
+void Link::plan(const Requester::Next& next) {
+  if (plan_ && plan_->seq == next.seq) return;
+  plan_.emplace(Plan{.seq = next.seq});
+  if (!is_open_ || !can_be_one_sided(next) || is_refused(next)) return;
+  const bool is_read = next.verb == Verb::kRead;
+  const auto segments = requester().segments(next.seq);
+  if (!is_read && next.length <= max_inline_ && segments.size() <= device_.max_segments()) {
+    plan_->is_one_sided = plan_->is_inline = true;
+    plan_->requests.emplace_back();
+    return;
+  }
+  auto lease = device_.lease(segments, is_read);
+  if (!lease) return;
+  const std::uint64_t remote = device_key(next.remote.key).page_offset + next.remote.offset;
+  plan_->requests = cut(lease->local(), remote, device_.max_bytes(), device_.max_segments());
+  plan_->lease = *std::move(lease);
+  plan_->is_one_sided = plan_->requests.size() + kRoomForMessages < Device::kSendDepth;
+}
+
+bool Link::may_leave(const Requester::Next& next) {
+  if (is_broken_) return false;
+  if (next.verb == Verb::kNone) return true;  // has no effect
+  plan(next);
+  const Requester& mine = requester();
+  if (route(plan_->is_one_sided, mine.unanswered(), mine.one_sided()) == Route::kWait) return false;
+  return !plan_->is_one_sided || room() > plan_->requests.size() + kRoomForMessages;
+}
+
+OneSided::Way Link::leave(const Requester::Frame& frame) {
+  const auto verb = static_cast<Verb>(frame.header.verb);
+  if (verb == Verb::kNone || !plan_->is_one_sided) {
+    plan_.reset();
+    return Way::kStream;
+  }
+  requester().left_one_sided(frame.header.seq);
+  Way way = Way::kTaken;
+  if (verb == Verb::kRead) {
+    read(frame);
+  } else {
+    way = write(frame);
+  }
+  plan_.reset();
+  return way;
+}
+
+void Link::post_transfer(const Request& request, std::uint32_t rkey, ibv_wr_opcode opcode,
+                         unsigned flags, Work work) {
+  ibv_send_wr wr = make_request(number_, opcode);
+  std::array<ibv_sge, kMaxSegments> segments;
+  std::ranges::transform(request.local, segments.begin(), [](const LocalBytes& bytes) {
+    return ibv_sge{.addr = bytes.address, .length = bytes.length, .lkey = bytes.lkey};
+  });
+  wr.sg_list = segments.data();
+  wr.num_sge = static_cast<int>(request.local.size());
+  wr.send_flags = flags;
+  wr.wr.rdma.remote_addr = request.remote;
+  wr.wr.rdma.rkey = rkey;
+  post(wr, std::move(work));
+}
+
+void Link::read(const Requester::Frame& frame) {
+  const std::uint64_t seq = frame.header.seq;
+  const std::uint32_t rkey = device_key(frame.header.key).rkey;
+  const bool is_pinned = plan_->lease.is_callers();
+  if (is_pinned) requester().pin(seq);
+  for (std::size_t i = 0; i < plan_->requests.size(); ++i) {
+    const bool is_last = i + 1 == plan_->requests.size();
+    Work work{.kind = is_last ? Kind::kRead : Kind::kPart, .seq = seq, .key = frame.header.key};
+    if (is_last) {
+      work.is_pinned = is_pinned;
+      work.is_answer = true;
+      work.lease = std::move(plan_->lease);
+    }
+    post_transfer(plan_->requests[i], rkey, IBV_WR_RDMA_READ, is_last ? IBV_SEND_SIGNALED : 0,
+                  std::move(work));
+  }
+}
+
+OneSided::Way Link::write(const Requester::Frame& frame) {
+  const std::uint64_t seq = frame.header.seq;
+  const DeviceKey key = device_key(frame.header.key);
+  const std::uint64_t remote = key.page_offset + frame.header.offset;
+  // A write must not be seen by reads that were posted before it.
+  unsigned flags = reads_ > 0 ? IBV_SEND_FENCE : 0;
+  if (plan_->is_inline) {
+    Request& request = plan_->requests.front();
+    request = {.remote = remote, .length = frame.header.length};
+    for (const iovec& segment : frame.payload)
+      if (segment.iov_len > 0)
+        request.local.push_back({.address = reinterpret_cast<std::uintptr_t>(segment.iov_base),
+                                 .length = static_cast<std::uint32_t>(segment.iov_len)});
+    flags |= IBV_SEND_INLINE;
+  } else if (std::byte* to = plan_->lease.bounce()) {
+    for (const iovec& segment : frame.payload)
+      to = std::copy_n(static_cast<const std::byte*>(segment.iov_base), segment.iov_len, to);
+  }
+  const bool is_pinned = plan_->lease.is_callers();
+  for (std::size_t i = 0; i < plan_->requests.size(); ++i) {
+    const bool is_last = i + 1 == plan_->requests.size();
+    Work work{.kind = is_last ? Kind::kWrite : Kind::kPart, .seq = seq, .key = frame.header.key};
+    if (is_last) {
+      work.is_pinned = is_pinned;
+      work.lease = std::move(plan_->lease);
+    }
+    const bool must_signal =
+        is_last && durability_ == Durability::kAcknowledge && !plan_->is_inline;
+    post_transfer(plan_->requests[i], key.rkey, IBV_WR_RDMA_WRITE,
+                  must_signal ? flags | IBV_SEND_SIGNALED : flags, std::move(work));
+    flags &= ~static_cast<unsigned>(IBV_SEND_FENCE);
+  }
+  if (!is_pinned) requester().unpin(seq);
+  if (durability_ == Durability::kAcknowledge) return Way::kPlaced;
+  read_behind(seq, {.key = frame.header.key, .offset = remote}, frame.header.length);
+  return Way::kTaken;
+}
+
+// Its answer says that the write is where the platform keeps it. Into a slot that nobody reads.
+void Link::read_behind(std::uint64_t seq, const RemoteRange& remote, std::uint32_t length) {
+  const std::uint32_t count = std::min<std::uint32_t>(length, 8);
+  const Request request{.remote = remote.offset + length - count,
+                        .length = count,
+                        .local = {{.address = reinterpret_cast<std::uintptr_t>(
+                                       slots_->bytes.get() + kScratchSlot * Device::kSlotBytes),
+                                   .length = count,
+                                   .lkey = slots_->memory->lkey}}};
+  Work work{.kind = Kind::kWrite, .seq = seq, .key = remote.key};
+  work.is_answer = true;
+  post_transfer(request, device_key(remote.key).rkey, IBV_WR_RDMA_READ, IBV_SEND_SIGNALED,
+                std::move(work));
+}
+
+void Link::finish_read(const Work& work) {
+  --reads_;
+  const std::byte* from = work.lease.bounce();
+  if (from == nullptr) return;
+  for (const iovec& segment : requester().segments(work.seq)) {
+    std::memcpy(segment.iov_base, from, segment.iov_len);
+    from += segment.iov_len;
+  }
+}
+
+void Link::finish(Work& work) {
+  if (work.slot != kNoSlot) free_slots_.push_back(work.slot);
+  if (work.kind == Kind::kRead) finish_read(work);
+  if (work.bytes > 0 && endpoint != nullptr)
+    if (Connection* connection = endpoint->connection()) connection->sent(work.bytes);
+  if (work.is_answer) {
+    const Verb verb = work.kind == Kind::kRead ? Verb::kRead : Verb::kWritePersist;
+    owner_.link_answered(*endpoint, {.verb = static_cast<std::uint8_t>(verb), .seq = work.seq});
+  }
+  if (work.is_pinned) requester().unpin(work.seq);
+}
+
+void Link::completed(std::uint32_t serial, ibv_wc_status status) {
+  if (is_broken_ && status != IBV_WC_SUCCESS) return;
+  if (status != IBV_WC_SUCCESS) {
+    is_broken_ = true;
+    if (endpoint == nullptr) return;
+    const auto failed =
+        std::ranges::find_if(work_, [serial](const Work& work) { return work.serial == serial; });
+    if (is_refusal(status) && failed != work_.end() && failed->kind != Kind::kMessage)
+      endpoint->refused = {.key = failed->key, .before = requester().posted_end()};
+    owner_.link_failed(*endpoint, {ECONNRESET, endpoint->peer_name() + ": " + meaning(status) +
+                                                   "; the connection ends."});
+    return;
+  }
+  // Serials are of 32 bits and wrap, so they are compared by their distance.
+  while (!work_.empty() && static_cast<std::int32_t>(serial - work_.front().serial) >= 0) {
+    finish(work_.front());
+    work_.pop_front();
+  }
+  if (endpoint != nullptr) owner_.link_progressed(*endpoint);
+}
+
+}  // namespace btd::net::verbs

@@ -1,0 +1,231 @@
+// The conformance suite over RDMA, once for each way in which a write becomes durable, and what
+// only this engine promises. It needs an RDMA device (Soft-RoCE will do) and its address in
+// BTD_VERBS_ADDRESS; elsewhere it is skipped.
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+#include "net/verbs/engine.h"
+#include "tests/net/conformance.h"
+
+namespace btd::net::verbs {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+std::string host() {
+  const char* address = std::getenv("BTD_VERBS_ADDRESS");
+  return address != nullptr ? address : "";
+}
+
+std::unique_ptr<VerbsEngine> make_engine(const VerbsOptions& options) {
+  auto made = VerbsEngine::make(options);
+  if (!made) std::fprintf(stderr, "%s\n", made.error().message.c_str());
+  return made ? *std::move(made) : nullptr;
+}
+
+// Devices in software, in emulated machines, are slow: what waits, waits longer.
+constexpr int kSlow = 4;
+
+VerbsOptions with(const WorldOptions& options, bool is_direct) {
+  VerbsOptions verbs;
+  verbs.engine.epoch = options.epoch;
+  verbs.engine.limits = options.limits;
+  verbs.engine.patience = options.patience;
+  verbs.engine.patience.silence *= kSlow;
+  verbs.engine.patience.reconnect *= kSlow;
+  verbs.engine.patience.linger *= kSlow;
+  verbs.cluster_key = "the key of the test";
+  verbs.direct_write_is_durable = is_direct;
+  return verbs;
+}
+
+class VerbsWorld final : public World {
+ public:
+  VerbsWorld(const WorldOptions& options, bool is_direct)
+      : client_(make_engine(with(options, is_direct))),
+        server_(make_engine(with(options, is_direct))) {}
+
+  [[nodiscard]] bool is_there() const { return client_ != nullptr && server_ != nullptr; }
+  Engine& client() override { return *client_; }
+  Engine& server() override { return *server_; }
+  [[nodiscard]] std::string address() const override { return address_; }
+  Status listen(Acceptor acceptor) override {
+    BTD_ASSIGN(address_, server_->listen(host() + ":0", std::move(acceptor)));
+    return {};
+  }
+  bool run_until(const std::function<bool()>& condition, Time within) override {
+    const Time until = client_->now() + within;
+    while (!condition()) {
+      if (client_->now() > until || !client_->poll()) return false;
+      if (server_ && !is_paused_ && !server_->poll()) return false;
+    }
+    return true;
+  }
+  void pause_server(bool is_paused) override { is_paused_ = is_paused; }
+  void cut() override { client_->cut_links(); }
+  void kill_server() override { server_.reset(); }
+
+ private:
+  std::unique_ptr<VerbsEngine> client_, server_;
+  std::string address_;
+  bool is_paused_ = false;
+};
+
+WorldMaker world(const char* name, bool is_direct) {
+  return {name, [is_direct](const WorldOptions& options) -> std::unique_ptr<World> {
+            if (host().empty()) return nullptr;
+            auto made = std::make_unique<VerbsWorld>(options, is_direct);
+            if (!made->is_there()) return nullptr;
+            return made;
+          }};
+}
+
+INSTANTIATE_TEST_SUITE_P(Verbs, Conformance,
+                         ::testing::Values(world("Acknowledge", false), world("ReadBehind", true)),
+                         [](const auto& one) { return one.param.name; });
+
+// Two engines that work until something holds.
+struct Two {
+  Two(const VerbsOptions& of_client, const VerbsOptions& of_server)
+      : client(make_engine(of_client)), server(make_engine(of_server)) {
+    if (!client || !server) return;
+    auto listening = server->listen(host() + ":0", [this](Endpoint&) { return &served; });
+    EXPECT_TRUE(listening.has_value());
+    if (listening) address = *listening;
+  }
+  bool run_until(const std::function<bool()>& condition) {
+    const Time until = client->now() + seconds(20);
+    while (!condition()) {
+      if (client->now() > until || !client->poll() || !server->poll()) return false;
+    }
+    return true;
+  }
+
+  Recorder asked, served;
+  std::unique_ptr<VerbsEngine> client, server;
+  std::string address;
+};
+
+class VerbsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (host().empty())
+      GTEST_SKIP() << "BTD_VERBS_ADDRESS is not set: there is no RDMA device to test with";
+  }
+};
+
+TEST_F(VerbsTest, RefusesAPeerWithAnotherKey) {
+  VerbsOptions stranger = with({}, false);
+  stranger.cluster_key = "another key";
+  Two two(stranger, with({}, false));
+  ASSERT_TRUE(two.client->connect(two.address, two.asked).has_value());
+  ASSERT_TRUE(two.run_until([&] { return two.asked.closes == 1; }));
+  EXPECT_EQ(two.asked.last.code, EKEYREJECTED) << two.asked.last.message;
+  EXPECT_EQ(two.served.ups, 0);
+}
+
+TEST_F(VerbsTest, ReadsTakeNoProcessorOfThePeer) {
+  Two two(with({}, false), with({}, false));
+  std::vector<std::byte> memory(1 << 20, std::byte{7});
+  const auto region = two.server->register_region(memory, kRemoteRead, nullptr);
+  ASSERT_TRUE(region.has_value()) << region.error().message;
+  const auto endpoint = two.client->connect(two.address, two.asked);
+  ASSERT_TRUE(endpoint.has_value());
+  ASSERT_TRUE(two.run_until([&] { return two.asked.ups == 1 && two.served.ups == 1; }));
+  std::vector<std::byte> into(4096);
+  const iovec local{into.data(), into.size()};
+  ASSERT_TRUE((*endpoint)
+                  ->read({&local, 1}, {region->key, 100}, 1, two.client->now() + seconds(10))
+                  .has_value());
+  const Time until = two.client->now() + seconds(10);
+  while (two.asked.completions.empty() && two.client->now() < until)
+    ASSERT_TRUE(two.client->poll().has_value());  // the server's engine does nothing meanwhile
+  ASSERT_EQ(two.asked.completions.size(), 1U);
+  EXPECT_EQ(two.asked.completions[0].error, 0);
+  EXPECT_EQ(into, std::vector<std::byte>(4096, std::byte{7}));
+}
+
+TEST_F(VerbsTest, DirectWritesTakeNoProcessorOfThePeer) {
+  Two two(with({}, true), with({}, true));
+  std::vector<std::byte> memory(1 << 20);
+  const auto region = two.server->register_region(memory, kRemoteWrite, nullptr);
+  ASSERT_TRUE(region.has_value()) << region.error().message;
+  const auto endpoint = two.client->connect(two.address, two.asked);
+  ASSERT_TRUE(endpoint.has_value());
+  ASSERT_TRUE(two.run_until([&] { return two.asked.ups == 1 && two.served.ups == 1; }));
+  std::vector<std::byte> from(5000, std::byte{9});
+  const iovec local{from.data(), from.size()};
+  const Time until = two.client->now() + seconds(10);
+  ASSERT_TRUE((*endpoint)->write_persist({&local, 1}, {region->key, 8}, 1, until).has_value());
+  while (two.asked.completions.empty() && two.client->now() < until)
+    ASSERT_TRUE(two.client->poll().has_value());
+  ASSERT_EQ(two.asked.completions.size(), 1U);
+  EXPECT_EQ(two.asked.completions[0].error, 0);
+  EXPECT_EQ(std::memcmp(memory.data() + 8, from.data(), from.size()), 0);
+}
+
+// A peer of the old epoch has a key and a connection; neither may be of use to it.
+TEST_F(VerbsTest, TheEpochEndsWhatIsUnderWay) {
+  VerbsOptions options = with({.epoch = 5}, true);
+  Two two(options, options);
+  std::vector<std::byte> memory(1 << 20);
+  const auto region = two.server->register_region(memory, kRemoteWrite | kRemoteRead, nullptr);
+  ASSERT_TRUE(region.has_value()) << region.error().message;
+  const auto endpoint = two.client->connect(two.address, two.asked);
+  ASSERT_TRUE(two.run_until([&] { return two.asked.ups == 1 && two.served.ups == 1; }));
+  two.server->set_epoch(6);
+  std::vector<std::byte> from(5000, std::byte{9});
+  const iovec local{from.data(), from.size()};
+  const Time until = two.client->now() + milliseconds(1500);
+  ASSERT_TRUE((*endpoint)->write_persist({&local, 1}, {region->key, 8}, 1, kNever).has_value());
+  while (two.client->now() < until) ASSERT_TRUE(two.client->poll().has_value());
+  EXPECT_TRUE(two.asked.completions.empty());
+  EXPECT_EQ(memory, std::vector<std::byte>(1 << 20)) << "a write of the old epoch took effect";
+  ASSERT_TRUE(two.run_until([&] { return two.asked.completions.size() == 1; }));
+  EXPECT_EQ(two.asked.completions[0].error, ESTALE);
+  EXPECT_EQ(two.asked.completions[0].value, 6U);
+  EXPECT_EQ(memory, std::vector<std::byte>(1 << 20));
+}
+
+TEST_F(VerbsTest, RefusesDirectWritesWhereMemoryIsSynced) {
+  auto engine = make_engine(with({}, true));
+  ASSERT_NE(engine, nullptr);
+  std::vector<std::byte> memory(4096);
+  Persist synced(btd::Domain::kMsync);
+  const auto refused = engine->register_region(memory, kRemoteWrite, &synced);
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_EQ(refused.error().code, EINVAL);
+}
+
+// An idle engine sleeps, and another thread wakes it.
+TEST_F(VerbsTest, SleepsUntilItIsWoken) {
+  Two two(with({}, false), with({}, false));
+  ASSERT_TRUE(two.client->connect(two.address, two.asked).has_value());
+  ASSERT_TRUE(two.run_until([&] { return two.asked.ups == 1 && two.served.ups == 1; }));
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_TRUE(two.client->poll().has_value());
+    ASSERT_TRUE(two.server->poll().has_value());
+  }
+  const auto used = [] {
+    timespec at{};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &at);
+    return seconds(at.tv_sec) + Time(at.tv_nsec);
+  };
+  const Time before = used(), begin = two.client->now();
+  while (two.client->now() < begin + seconds(1))
+    ASSERT_TRUE(two.client->wait(begin + seconds(1)).has_value());
+  EXPECT_LT(used() - before, milliseconds(200));
+  std::thread other([&] {
+    std::this_thread::sleep_for(milliseconds(100));
+    two.client->wake();
+  });
+  const Time asleep = two.client->now();
+  ASSERT_TRUE(two.client->wait(asleep + seconds(10)).has_value());
+  other.join();
+  EXPECT_LT(two.client->now() - asleep, seconds(5));
+}
+
+}  // namespace
+}  // namespace btd::net::verbs
