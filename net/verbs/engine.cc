@@ -26,7 +26,8 @@ namespace btd::net::verbs {
 
 namespace {
 
-constexpr int kBatch = 64;               // completions of one look
+constexpr int kBatch = 64;                                      // completions of one look
+constexpr Time kBetweenLooks = std::chrono::microseconds(200);  // for events of the manager
 constexpr std::size_t kMostBatches = 8;  // of one round, so that handlers and timers get theirs
 
 bool set_nonblocking(int fd) {
@@ -236,6 +237,7 @@ void VerbsEngine::got_message(Link& link, const ibv_wc& completion) {
     return end_link(link, {EPROTO, "The peer gives credits that it never had."});
   }
   touched_.push_back(number);
+  if (link.endpoint != nullptr) mark(*link.endpoint);  // what waited for credits
   if (kind == Message::kStream) {
     link.held.emplace_back(index, completion.byte_len);
     return feed_held(link);
@@ -270,7 +272,11 @@ Result<std::size_t> VerbsEngine::poll() {
   if (is_broken_)
     return fail(EIO, "The RDMA device " + device_->name() + " has failed; start the engine anew.");
   std::size_t count = take_completions();
-  count += take_events();
+  // In vain it costs a call of the kernel, so not in every round of a busy engine.
+  if (const Time at = now(); at >= next_look_) {
+    next_look_ = at + kBetweenLooks;
+    count += take_events();
+  }
   end_late();
   count += step();
   for (const std::uint32_t number : std::exchange(touched_, {})) {
@@ -317,6 +323,7 @@ Status VerbsEngine::sleep(Time until) {
         static_cast<time_t>(std::chrono::duration_cast<std::chrono::seconds>(time).count());
     left.tv_nsec = static_cast<long>((time % std::chrono::seconds(1)).count());
   }
+  next_look_ = Time{};
   if (ppoll(fds.data(), fds.size(), until == kNever ? nullptr : &left, nullptr) <= 0) return {};
   return take_signals();
 }

@@ -111,6 +111,7 @@ class VerbsEngine final : public SessionEngine, public LinkOwner {
   std::map<std::uint64_t, LocalRegion*> regions_by_key_;
   std::vector<Arrived> arrived_, taken_;
   Link* accepting_ = nullptr;  // whose endpoint is coming up
+  Time next_look_{};           // at the manager's events
   bool is_broken_ = false;
 };
 

@@ -123,9 +123,8 @@ Result<std::string> VerbsEngine::listen(std::string_view address, Acceptor accep
     return fail(errno, "The RDMA connection manager makes no more identifiers.");
   ConnectionId id(raw);
   if (rdma_bind_addr(raw, reinterpret_cast<sockaddr*>(&at)) != 0 || rdma_listen(raw, kBacklog) != 0)
-    return fail(errno, "The address " + std::string(address) +
-                                " can't be listened on: " + std::strerror(errno) +
-                                "; it must be one of an RDMA device, and free.");
+    return fail(errno, "The address " + std::string(address) + " can't be listened on: " +
+                           std::strerror(errno) + "; it must be one of an RDMA device, and free.");
   listener_ = std::move(id);
   acceptor_ = std::move(acceptor);
   return address_text(*rdma_get_local_addr(raw));
@@ -188,8 +187,8 @@ void VerbsEngine::handle(const Event& event) {
     case RDMA_CM_EVENT_UNREACHABLE:
     case RDMA_CM_EVENT_CONNECT_ERROR:
       return end_link(*link, {EHOSTUNREACH, link->peer_name + " can't be reached over RDMA (" +
-                                            std::strerror(std::abs(event.status)) +
-                                            "); is its address one of an RDMA device?"});
+                                                std::strerror(std::abs(event.status)) +
+                                                "); is its address one of an RDMA device?"});
     case RDMA_CM_EVENT_DISCONNECTED:
       return got_end(link->number());
     case RDMA_CM_EVENT_DEVICE_REMOVAL:
@@ -246,8 +245,9 @@ Status VerbsEngine::accept_request(Link& link, const Event& event) {
 
 void VerbsEngine::got_address(Link& link) {
   if (link.id()->verbs != device_->context())
-    return end_link(link, {EHOSTUNREACH, link.peer_name + " is reached through another device than " +
-                                         device_->name() + ", which this engine uses."});
+    return end_link(link,
+                    {EHOSTUNREACH, link.peer_name + " is reached through another device than " +
+                                       device_->name() + ", which this engine uses."});
   if (rdma_resolve_route(link.id(), kResolveMs) != 0)
     end_link(link, {errno, "There is no route to " + link.peer_name + "."});
 }
@@ -263,7 +263,8 @@ void VerbsEngine::got_route(Link& link) {
   rdma_conn_param param = parameters(*device_, link, data);
   link.state = Link::State::kConnecting;
   if (rdma_connect(link.id(), &param) != 0)
-    end_link(link, {errno, link.peer_name + " can't be connected to: " + std::strerror(errno) + "."});
+    end_link(link,
+             {errno, link.peer_name + " can't be connected to: " + std::strerror(errno) + "."});
 }
 
 void VerbsEngine::got_acceptance(Link& link, const Event& event) {
@@ -339,7 +340,7 @@ void VerbsEngine::got_answer(Link& link, std::span<const std::byte> bytes) {
     if (!refusal) return end_link(link, {EPROTO, link.peer_name + " sent a damaged refusal."});
     if (wire::is_sound(*refusal) && refusal->error == EKEYREJECTED)
       return end_link(link,
-                  {EKEYREJECTED, link.peer_name + " has another cluster key than this node."});
+                      {EKEYREJECTED, link.peer_name + " has another cluster key than this node."});
     return end_link(link, refused(*refusal));
   }
   const auto answer = parse<wire::Hello>(bytes);

@@ -29,6 +29,8 @@ class World {
   virtual void pause_server(bool is_paused) = 0;
   // Time is the simulation's: it does not pass while a thread works.
   [[nodiscard]] virtual bool is_simulated() const { return false; }
+  // Writes are durable without the peer's processor, and memory that needs it is refused.
+  [[nodiscard]] virtual bool is_direct() const { return false; }
   // Breaks the connection between them, wherever it stands; both may connect anew.
   virtual void cut() = 0;
   // The server dies without a word, and nobody listens any more.

@@ -45,7 +45,8 @@ class VerbsWorld final : public World {
  public:
   VerbsWorld(const WorldOptions& options, bool is_direct)
       : client_(make_engine(with(options, is_direct))),
-        server_(make_engine(with(options, is_direct))) {}
+        server_(make_engine(with(options, is_direct))),
+        is_direct_(is_direct) {}
 
   [[nodiscard]] bool is_there() const { return client_ != nullptr && server_ != nullptr; }
   Engine& client() override { return *client_; }
@@ -58,17 +59,28 @@ class VerbsWorld final : public World {
   bool run_until(const std::function<bool()>& condition, Time within) override {
     const Time until = client_->now() + within;
     while (!condition()) {
-      if (client_->now() > until || !client_->poll()) return false;
-      if (server_ && !is_paused_ && !server_->poll()) return false;
+      if (client_->now() > until) return false;
+      const auto mine = client_->poll();
+      if (!mine) return false;
+      std::size_t count = *mine;
+      if (server_ && !is_paused_) {
+        const auto theirs = server_->poll();
+        if (!theirs) return false;
+        count += *theirs;
+      }
+      // The device may be software, which needs a processor, too.
+      if (count == 0) std::this_thread::yield();
     }
     return true;
   }
   void pause_server(bool is_paused) override { is_paused_ = is_paused; }
+  [[nodiscard]] bool is_direct() const override { return is_direct_; }
   void cut() override { client_->cut_links(); }
   void kill_server() override { server_.reset(); }
 
  private:
   std::unique_ptr<VerbsEngine> client_, server_;
+  const bool is_direct_;
   std::string address_;
   bool is_paused_ = false;
 };
