@@ -144,7 +144,8 @@ void Link::post(ibv_send_wr& request, Work work) {
     owner_.link_failed(*endpoint, {EIO, "The device " + device_.name() + " took no request."});
 }
 
-Status Link::send(Message kind, std::span<const std::byte> bytes, bool must_signal) {
+Status Link::send(Message kind, std::span<const std::byte> bytes, bool must_signal,
+                  std::uint32_t counted) {
   const bool is_inline = bytes.size() <= max_inline_;
   const std::optional<std::uint8_t> slot = is_inline ? kNoSlot : take_slot();
   if (!slot || is_broken_ || room() == 0)
@@ -166,7 +167,7 @@ Status Link::send(Message kind, std::span<const std::byte> bytes, bool must_sign
   request.num_sge = bytes.empty() ? 0 : 1;
   if (must_signal) request.send_flags |= IBV_SEND_SIGNALED;
   Work work{.kind = Kind::kMessage, .slot = *slot};
-  if (kind == Message::kStream) work.bytes = segment.length;
+  work.bytes = counted;
   post(request, std::move(work));
   return {};
 }
@@ -188,8 +189,13 @@ void Link::pump(Connection& connection, Epoch epoch) {
     if (size == 0) break;
     // The last one of a burst is signalled if it has a slot, which must come back.
     const bool is_last = size < bytes.size() || free_slots_.size() == 1;
-    const bool is_held = size > max_inline_ || endpoint->is_ending();
-    if (!send(Message::kStream, std::span{bytes}.first(size), is_last && is_held)) break;
+    const bool is_ending = endpoint->is_ending();
+    const bool must_signal = is_last && (size > max_inline_ || is_ending);
+    // They are copied, so operations are free of them now. The last words before an end count when
+    // the peer has them, since the queue pair goes then.
+    if (!is_ending) connection.sent(size);
+    const auto counted = static_cast<std::uint32_t>(is_ending ? size : 0);
+    if (!send(Message::kStream, std::span{bytes}.first(size), must_signal, counted)) break;
   }
   return_credits();
 }

@@ -64,8 +64,10 @@ class Link final : public OneSided {
   // No request touches memory afterwards, of either side. The operations are freed.
   void destroy_pair();
 
-  // Errors: EAGAIN there is no room.
-  Status send(Message kind, std::span<const std::byte> bytes, bool must_signal);
+  // `counted`: bytes of the stream that the connection is told of when the peer has them. Errors:
+  // EAGAIN there is no room.
+  Status send(Message kind, std::span<const std::byte> bytes, bool must_signal,
+              std::uint32_t counted = 0);
   // Sends what the connection has, as far as credits and room go.
   void pump(Connection& connection, Epoch epoch);
   // Gives credits back, if the peer needs to know now.
