@@ -189,23 +189,6 @@ void Connection::put(const Responder::Answer& answer) {
   Responder::release(answer.region);
 }
 
-// Takes the session's next request, if it may leave now, by the way that the link has for it.
-bool Connection::take_request(Epoch epoch) {
-  const auto next = session_.requester().peek();
-  if (!next || (one_sided_ != nullptr && !one_sided_->may_leave(*next))) return false;
-  auto frame = session_.requester().next(epoch);
-  if (!frame) return false;
-  const OneSided::Way way =
-      one_sided_ != nullptr ? one_sided_->leave(*frame) : OneSided::Way::kStream;
-  if (way == OneSided::Way::kTaken) return true;
-  if (way == OneSided::Way::kPlaced) {
-    frame->header.flags = wire::kPlaced;
-    frame->payload = {};
-  }
-  put(*frame);
-  return true;
-}
-
 // Answers and requests take turns, or one side's reading would keep the other's requests here.
 // Requests wait in the session, where their operations can still be given up.
 void Connection::fill(Epoch epoch) {
@@ -215,8 +198,24 @@ void Connection::fill(Epoch epoch) {
       put(answers_.front());
       answers_.pop_front();
     }
-    if (!take_request(epoch) && !has_answer) return;
+    if (!put_request(epoch) && !has_answer) return;
   }
+}
+
+// The next one, by the stream or beside it; false if there is none now.
+bool Connection::put_request(Epoch epoch) {
+  const auto next = session_.requester().peek();
+  if (!next || (one_sided_ != nullptr && !one_sided_->may_leave(*next))) return false;
+  auto frame = session_.requester().next(epoch);
+  if (!frame) return false;
+  const OneSided::Way way =
+      one_sided_ != nullptr ? one_sided_->leave(*frame) : OneSided::Way::kStream;
+  if (way == OneSided::Way::kPlaced) {
+    frame->header.flags = wire::kPlaced;
+    frame->payload = {};
+  }
+  if (way != OneSided::Way::kTaken) put(*frame);
+  return true;
 }
 
 void Connection::put(const Requester::Frame& frame) {

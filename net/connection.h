@@ -65,7 +65,7 @@ class Connection {
   std::size_t take_payload(std::span<const std::byte> bytes);
   void end_payload();
   void fill(Epoch epoch);
-  bool take_request(Epoch epoch);
+  bool put_request(Epoch epoch);
   void put(const Responder::Answer& answer);
   void put(const Requester::Frame& frame);
   void release(const OutputQueue::Owner& owner);

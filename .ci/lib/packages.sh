@@ -4,11 +4,10 @@
 readonly BUILD_PACKAGES=(
   g++ cmake ninja-build pkgconf ccache python3
   meson dpkg-dev xz-utils patch liburing-dev libnuma-dev # to build libfuse, and the tcp engine
-  libssl-dev
   libpmem-dev libxxhash-dev libisal-dev uuid-dev libsystemd-dev
   libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libtomlplusplus-dev
   libgtest-dev libgmock-dev libboost-dev libcurl4-openssl-dev
-  libibverbs-dev librdmacm-dev libssl-dev # the network over RDMA
+  libibverbs-dev librdmacm-dev libssl-dev # the network
 )
 readonly TEST_PACKAGES=(
   clang-tidy-19 clang-format-19 shellcheck mandoc
