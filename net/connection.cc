@@ -228,6 +228,7 @@ void Connection::say_bye() {
 }
 
 void Connection::sent(std::size_t count) {
+  sent_bytes_ += count;
   output_.sent(count, [this](const OutputQueue::Owner& owner) { release(owner); });
 }
 

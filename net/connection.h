@@ -39,6 +39,7 @@ class Connection {
   // room. Only when what was fed is durable: the answers say so.
   std::size_t gather(std::span<iovec> into, std::size_t most, Epoch epoch);
   void sent(std::size_t count);
+  [[nodiscard]] std::uint64_t sent_bytes() const { return sent_bytes_; }
   [[nodiscard]] bool has_output() const {
     return output_.waiting() > 0 || !answers_.empty() || session_.requester().has_next();
   }
@@ -87,6 +88,7 @@ class Connection {
 
   std::deque<Responder::Answer> answers_;  // that have no room in the output yet
   OutputQueue output_;
+  std::uint64_t sent_bytes_ = 0;
 };
 
 }  // namespace btd::net

@@ -86,6 +86,7 @@ SessionEndpoint::Act SessionEndpoint::act_when_up(Time now) {
     }
     return connection_->is_drained() || now >= bye_until_ ? Act::kBreak : Act::kNothing;
   }
+  note_taken(now);
   if (requester.unanswered() > 0 && silent_since_ != kNever &&
       now - silent_since_ >= engine_.options().patience.silence) {
     why_ = {ETIMEDOUT, peer_name_ + " has been silent for too long."};
@@ -94,7 +95,17 @@ SessionEndpoint::Act SessionEndpoint::act_when_up(Time now) {
   return Act::kNothing;
 }
 
+void SessionEndpoint::note_taken(Time now) {
+  const auto before = std::exchange(taken_, std::nullopt);
+  if (!connection_) return;
+  const std::uint64_t sent = connection_->sent_bytes();
+  if (before && *before != sent && silent_since_ != kNever) silent_since_ = now;
+  // The kernel takes bytes of which none wait, whatever became of the peer.
+  if (!connection_->is_drained()) taken_ = sent;
+}
+
 void SessionEndpoint::await(Time now) {
+  note_taken(now);
   if (session_.requester().unanswered() == 0) {
     silent_since_ = kNever;
   } else if (silent_since_ == kNever) {

@@ -200,6 +200,31 @@ TEST_F(SessionEngineTest, AnotherNodeDoesNotTakeOverASession) {
   EXPECT_EQ(endpoint->peer(), 3);
 }
 
+// A long write to a slow peer, which owes no answer before it has the bytes.
+TEST_F(SessionEngineTest, WhoTakesBytesIsNotSilent) {
+  auto connected = shell.connect("peer", events);
+  ASSERT_TRUE(connected.has_value());
+  auto& endpoint = dynamic_cast<SessionEndpoint&>(**connected);
+  ASSERT_TRUE(shell.poll().has_value());
+  shell.answer(endpoint);
+  shell.speed = 16 << 10;
+  std::vector<std::byte> bytes(8 << 20);
+  const iovec local{bytes.data(), bytes.size()};
+  ASSERT_TRUE(endpoint.write_persist({&local, 1}, {1, 0}, 1, kNever).has_value());
+  for (int i = 0; i < 100; ++i) {  // 10 s
+    ASSERT_TRUE(shell.poll().has_value());
+    shell.clock += milliseconds(100);
+  }
+  EXPECT_EQ(shell.breaks, 0);
+  EXPECT_TRUE(endpoint.is_up());
+  shell.speed = 0;
+  for (int i = 0; i < 60 && shell.breaks == 0; ++i) {
+    ASSERT_TRUE(shell.poll().has_value());
+    shell.clock += milliseconds(100);
+  }
+  EXPECT_EQ(shell.breaks, 1) << "now it is";
+}
+
 TEST_F(SessionEngineTest, SaysWhyThoughItIsClosedMeanwhile) {
   class Closer final : public Handler {
    public:
