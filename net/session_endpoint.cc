@@ -47,6 +47,7 @@ std::uint32_t SessionEndpoint::capabilities() const {
 }
 
 int SessionEndpoint::on_message(std::span<const std::byte> message) {
+  tell_up();
   if (is_closing_ || handler_ == nullptr) return EBUSY;
   return handler_->on_message(*this, message);
 }
@@ -182,11 +183,14 @@ void SessionEndpoint::down(Error why, Time now) {
   if (is_hopeless) is_closing_ = true;
 }
 
+void SessionEndpoint::tell_up() {
+  if (!must_tell_up_ || handler_ == nullptr) return;
+  must_tell_up_ = false;
+  handler_->on_up(*this);
+}
+
 void SessionEndpoint::deliver() {
-  if (must_tell_up_ && handler_ != nullptr) {
-    must_tell_up_ = false;
-    handler_->on_up(*this);
-  }
+  tell_up();
   while (session_.requester().has_completions()) {
     session_.requester().take_completions(completions_);
     for (const Completion& completion : completions_)

@@ -69,6 +69,7 @@ class SessionEndpoint : public Endpoint, public MessageSink {
   void down(Error why, Time now);
   void break_for(Error why);
   void received(Time now) { silent_since_ = now; }
+  void tell_up();
   void deliver();
   void closed();
 

@@ -282,5 +282,29 @@ TEST_F(SessionEngineTest, PatienceMayHaveNoEnd) {
   EXPECT_GT(other.next_time(), other.clock);
 }
 
+// Two things in one poll: the peer connects, and what it says at once.
+TEST_F(SessionEngineTest, IsUpBeforeItsFirstMessage) {
+  class Order final : public Handler {
+   public:
+    void on_completion(Endpoint& /*endpoint*/, const Completion& /*completion*/) override {}
+    int on_message(Endpoint& /*endpoint*/, std::span<const std::byte> /*message*/) override {
+      calls += "message ";
+      return 0;
+    }
+    void on_up(Endpoint& /*endpoint*/) override { calls += "up "; }
+    std::string calls;
+  };
+  Order order;
+  auto acceptance = shell.accept(hello(1), "peer", [&](Endpoint&) { return &order; });
+  const auto* accepted = std::get_if<Shell::Accepted>(&acceptance);
+  ASSERT_NE(accepted, nullptr);
+  wire::RequestHeader header;
+  header.verb = static_cast<std::uint8_t>(Verb::kSend);
+  header = wire::sealed(header);
+  shell.feed(*accepted->endpoint, std::as_bytes(std::span{&header, 1}));
+  ASSERT_TRUE(shell.poll().has_value());
+  EXPECT_EQ(order.calls, "up message ");
+}
+
 }  // namespace
 }  // namespace btd::net
