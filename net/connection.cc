@@ -184,14 +184,14 @@ void Connection::put(const Responder::Answer& answer) {
 
 // Answers and requests take turns, or one side's reading would keep the other's requests here.
 // Requests wait in the session, where their operations can still be given up.
-void Connection::fill(Epoch epoch) {
+void Connection::fill() {
   while (output_.bytes() < session_.limits().output_bytes) {
     const bool has_answer = !answers_.empty();
     if (has_answer) {
       put(answers_.front());
       answers_.pop_front();
     }
-    const auto frame = session_.requester().next(epoch);
+    const auto frame = session_.requester().next();
     if (frame) put(*frame);
     if (!has_answer && !frame) return;
   }
@@ -216,8 +216,8 @@ void Connection::put(const Requester::Frame& frame) {
   if (is_copied) session_.requester().unpin(frame.header.seq);
 }
 
-std::size_t Connection::gather(std::span<iovec> into, std::size_t most, Epoch epoch) {
-  fill(epoch);
+std::size_t Connection::gather(std::span<iovec> into, std::size_t most) {
+  fill();
   return output_.gather(into, most);
 }
 

@@ -37,7 +37,7 @@ class Connection {
 
   // The next bytes to send (net/output_queue.h). Takes answers and requests in turn as there is
   // room. Only when what was fed is durable: the answers say so.
-  std::size_t gather(std::span<iovec> into, std::size_t most, Epoch epoch);
+  std::size_t gather(std::span<iovec> into, std::size_t most);
   void sent(std::size_t count);
   [[nodiscard]] std::uint64_t sent_bytes() const { return sent_bytes_; }
   [[nodiscard]] bool has_output() const {
@@ -62,7 +62,7 @@ class Connection {
   [[nodiscard]] std::size_t header_bytes() const;
   std::size_t take_payload(std::span<const std::byte> bytes);
   void end_payload();
-  void fill(Epoch epoch);
+  void fill();
   void put(const Responder::Answer& answer);
   void put(const Requester::Frame& frame);
   void release(const OutputQueue::Owner& owner);

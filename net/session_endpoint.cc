@@ -30,7 +30,7 @@ SessionEndpoint::SessionEndpoint(SessionEngine& engine, Role role, wire::Session
 Status SessionEndpoint::post(const Operation& operation) {
   if (is_closing_ || phase_ == Phase::kClosed)
     return fail(ENOTCONN, "The endpoint to " + peer_name_ + " is closed.");
-  BTD_TRY(session_.requester().post(operation));
+  BTD_TRY(session_.requester().post(operation, engine_.epoch()));
   engine_.mark(*this);
   return {};
 }

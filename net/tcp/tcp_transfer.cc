@@ -185,15 +185,13 @@ void TcpEngine::send(Link& link) {
 }
 
 void TcpEngine::send_frames(Link& link) {
-  const std::size_t count =
-      link.endpoint->connection()->gather(segments(link), kSendBytes, epoch());
+  const std::size_t count = link.endpoint->connection()->gather(segments(link), kSendBytes);
   if (count > 0) begin_send(link, count);
 }
 
 // Turns frames into output; the connection's bytes are held until that is sent.
 bool TcpEngine::protect(Link& link) {
-  const std::size_t count =
-      link.endpoint->connection()->gather(segments(link), kProtectBytes, epoch());
+  const std::size_t count = link.endpoint->connection()->gather(segments(link), kProtectBytes);
   const auto parts = std::span{segments(link)}.first(count);
   for (const iovec& part : parts) link.gathered += part.iov_len;
   if (auto done = link.guard->protect(parts, link.output); !done) {

@@ -57,7 +57,7 @@ class Shell final : public SessionEngine {
     Connection* connection = endpoint.connection();
     while (connection != nullptr && most > 0) {
       std::size_t count = 0;
-      const std::size_t n = connection->gather(segments, most, epoch());
+      const std::size_t n = connection->gather(segments, most);
       for (const iovec& segment : std::span{segments}.first(n)) {
         const auto* from = static_cast<const std::byte*>(segment.iov_base);
         out.insert(out.end(), from, from + segment.iov_len);
