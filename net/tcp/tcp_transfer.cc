@@ -236,8 +236,11 @@ void TcpEngine::sent(Link& link, int result) {
   connection->sent(std::exchange(link.gathered, 0));
   if (!connection->is_full()) queue_receive(link);
   if (!link.output.empty()) return send(link);
-  // Answers to writes leave behind a drain only, so what comes next is the round's.
-  if (connection->has_output() || link.endpoint->is_closing()) mark(*link.endpoint);
+  // Answers to writes leave behind a drain only, so what comes next is the round's. An operation
+  // may have been answered already, and complete now that its bytes are free.
+  if (connection->has_output() || link.endpoint->is_closing() ||
+      link.endpoint->session().requester().has_completions())
+    mark(*link.endpoint);
 }
 
 // `count` bytes less than before.
