@@ -191,22 +191,22 @@ void Connection::put(const Responder::Answer& answer) {
 
 // Answers and requests take turns, or one side's reading would keep the other's requests here.
 // Requests wait in the session, where their operations can still be given up.
-void Connection::fill(Epoch epoch) {
+void Connection::fill() {
   while (output_.bytes() < session_.limits().output_bytes) {
     const bool has_answer = !answers_.empty();
     if (has_answer) {
       put(answers_.front());
       answers_.pop_front();
     }
-    if (!put_request(epoch) && !has_answer) return;
+    if (!put_request() && !has_answer) return;
   }
 }
 
 // The next one, by the stream or beside it; false if there is none now.
-bool Connection::put_request(Epoch epoch) {
+bool Connection::put_request() {
   const auto next = session_.requester().peek();
   if (!next || (one_sided_ != nullptr && !one_sided_->may_leave(*next))) return false;
-  auto frame = session_.requester().next(epoch);
+  auto frame = session_.requester().next();
   if (!frame) return false;
   const OneSided::Way way =
       one_sided_ != nullptr ? one_sided_->leave(*frame) : OneSided::Way::kStream;
@@ -237,8 +237,8 @@ void Connection::put(const Requester::Frame& frame) {
   if (is_copied) session_.requester().unpin(frame.header.seq);
 }
 
-std::size_t Connection::gather(std::span<iovec> into, std::size_t most, Epoch epoch) {
-  fill(epoch);
+std::size_t Connection::gather(std::span<iovec> into, std::size_t most) {
+  fill();
   return output_.gather(into, most);
 }
 
@@ -249,6 +249,7 @@ void Connection::say_bye() {
 }
 
 void Connection::sent(std::size_t count) {
+  sent_bytes_ += count;
   output_.sent(count, [this](const OutputQueue::Owner& owner) { release(owner); });
 }
 

@@ -40,8 +40,9 @@ class Connection {
 
   // The next bytes to send (net/output_queue.h). Takes answers and requests in turn as there is
   // room. Only when what was fed is durable: the answers say so.
-  std::size_t gather(std::span<iovec> into, std::size_t most, Epoch epoch);
+  std::size_t gather(std::span<iovec> into, std::size_t most);
   void sent(std::size_t count);
+  [[nodiscard]] std::uint64_t sent_bytes() const { return sent_bytes_; }
   [[nodiscard]] bool has_output() const {
     return output_.waiting() > 0 || !answers_.empty() || session_.requester().has_next();
   }
@@ -64,8 +65,8 @@ class Connection {
   [[nodiscard]] std::size_t header_bytes() const;
   std::size_t take_payload(std::span<const std::byte> bytes);
   void end_payload();
-  void fill(Epoch epoch);
-  bool put_request(Epoch epoch);
+  void fill();
+  bool put_request();
   void put(const Responder::Answer& answer);
   void put(const Requester::Frame& frame);
   void release(const OutputQueue::Owner& owner);
@@ -92,6 +93,7 @@ class Connection {
 
   std::deque<Responder::Answer> answers_;  // that have no room in the output yet
   OutputQueue output_;
+  std::uint64_t sent_bytes_ = 0;
 };
 
 }  // namespace btd::net

@@ -35,7 +35,7 @@ class Handler {
   virtual int on_message(Endpoint& /*endpoint*/, std::span<const std::byte> /*message*/) {
     return EBUSY;
   }
-  // Connected, for the first time or again.
+  // Connected, for the first time or again; before the first message that comes by it.
   virtual void on_up(Endpoint& /*endpoint*/) {}
   // The connection is lost; the engine tries again, as long as Patience says.
   virtual void on_down(Endpoint& /*endpoint*/, const Error& /*why*/) {}

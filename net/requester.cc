@@ -23,7 +23,7 @@ std::uint64_t bytes_of(std::span<const iovec> segments) {
 
 Requester::Requester(Limits limits) : limits_(limits) {}
 
-Status Requester::post(const Operation& operation) {
+Status Requester::post(const Operation& operation, Epoch epoch) {
   if (posted() >= limits_.queued)
     return fail(EAGAIN, "The endpoint has " + std::to_string(limits_.queued) +
                             " operations that are not complete; wait for some.");
@@ -44,6 +44,7 @@ Status Requester::post(const Operation& operation) {
   Entry& entry = at(next_post_);
   entry.token = operation.token;
   entry.deadline = operation.deadline;
+  entry.epoch = epoch;
   entry.remote = operation.remote;
   entry.expected = operation.expected;
   entry.desired = operation.desired;
@@ -122,13 +123,13 @@ void Requester::left_one_sided(std::uint64_t seq) {
   ++one_sided_;
 }
 
-std::optional<Requester::Frame> Requester::next(Epoch epoch) {
+std::optional<Requester::Frame> Requester::next() {
   if (!has_next()) return std::nullopt;
   const std::uint64_t seq = next_send_++;
   Entry& entry = at(seq);
   Frame frame;
   frame.header.seq = seq;
-  frame.header.epoch = epoch;
+  frame.header.epoch = entry.epoch;
   entry.is_awaited = true;
   ++unanswered_;
   // Also of one that is answered already: the responder wants to see each number.

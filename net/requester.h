@@ -28,7 +28,8 @@ class Requester {
 
   // Errors: EAGAIN too many are posted, wait for completions; EINVAL too many segments, a cas8
   // that is not of one, or what no verb is; EMSGSIZE more bytes than the limits allow.
-  Status post(const Operation& operation);
+  // `epoch`: what the operation was decided in. It keeps that, however late it is sent.
+  Status post(const Operation& operation, Epoch epoch);
 
   // A connection is up. `window`, `message_bytes`, `transfer_bytes`: what the peer grants.
   // `is_known`: it still has what it answered; if not, operations that it may have executed
@@ -50,7 +51,7 @@ class Requester {
   };
   // The next one to send, pinned once if it has a payload in the caller's buffers; nullopt: none
   // now.
-  std::optional<Frame> next(Epoch epoch);
+  std::optional<Frame> next();
   [[nodiscard]] bool has_next() const;
   // What next() would give.
   struct Next {
@@ -104,6 +105,7 @@ class Requester {
   struct Entry {
     Token token = 0;
     Time deadline = kNever;
+    Epoch epoch = 0;
     RemoteRange remote;
     std::uint64_t expected = 0, desired = 0;
     std::uint64_t value = 0;

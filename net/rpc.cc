@@ -8,9 +8,6 @@ namespace btd::net {
 
 namespace {
 
-// A reply that the caller no longer waits for is kept no longer either.
-constexpr Time kReplyPatience = std::chrono::seconds(30);
-
 template <class T>
 Rpc::Bytes bytes_of(const T& object) {
   return std::as_bytes(std::span{&object, 1});
@@ -38,7 +35,7 @@ Rpc::~Rpc() {
 
 Status Rpc::send_call(Endpoint& endpoint, std::uint16_t method, std::uint16_t version, Bytes fixed,
                       Bytes tail, Time deadline, Done done) {
-  if (waiting_.size() >= limits_.waiting)
+  if (loads_[&endpoint].waiting >= limits_.waiting)
     return fail(EAGAIN, "There are " + std::to_string(limits_.waiting) +
                             " calls without an answer; wait for some.");
   wire::CallHeader header;
@@ -49,6 +46,7 @@ Status Rpc::send_call(Endpoint& endpoint, std::uint16_t method, std::uint16_t ve
   header.epoch = engine_.epoch();
   header.patience_ms = milliseconds_until(deadline, engine_.now());
   BTD_TRY(send(endpoint, bytes_of(header), fixed, tail, deadline, next_call_));
+  ++loads_[&endpoint].waiting;
   const std::uint64_t call = next_call_++;
   const TimerId timer = engine_.at(deadline, [this, call] {
     finish(call, fail(ETIMEDOUT, "The peer has not answered in time; it may still do the call."),
@@ -87,6 +85,7 @@ void Rpc::finish(std::uint64_t call, Result<Bytes> fixed, Bytes tail) {
   if (found == waiting_.end()) return;
   const Waiting waiting = std::move(found->second);
   waiting_.erase(found);
+  --loads_[waiting.endpoint].waiting;
   engine_.cancel(waiting.timer);
   waiting.done(std::move(fixed), tail);
 }
@@ -97,6 +96,7 @@ void Rpc::on_completion(Endpoint& endpoint, const Completion& completion) {
   if (found == sending_.end()) return;
   const std::uint64_t call = found->second.call;
   sending_.erase(found);
+  if (call == 0) --loads_[&endpoint].served;
   if (completion.error != 0 && call != 0)
     finish(call, fail(completion.error, "The call could not be sent, or was not taken."), {});
 }
@@ -107,7 +107,7 @@ int Rpc::on_message(Endpoint& endpoint, Bytes message) {
     case wire::RpcKind::kCall:
       return take_call(endpoint, message);
     case wire::RpcKind::kReply:
-      return take_reply(message);
+      return take_reply(endpoint, message);
     default:
       return next_.on_message(endpoint, message);
   }
@@ -119,7 +119,9 @@ int Rpc::take_call(Endpoint& endpoint, Bytes message) {
   std::memcpy(&header, message.data(), sizeof(header));
   const Bytes rest = message.subspan(sizeof(header));
   if (header.fixed > rest.size()) return EPROTO;
-  if (served_.size() >= limits_.served) return EBUSY;
+  Load& load = loads_[&endpoint];
+  if (load.served >= limits_.served) return EBUSY;
+  ++load.served;
   const Time now = engine_.now();
   const Time deadline = header.patience_ms == UINT32_MAX
                             ? kNever
@@ -144,12 +146,15 @@ int Rpc::take_call(Endpoint& endpoint, Bytes message) {
   return 0;
 }
 
-int Rpc::take_reply(Bytes message) {
+int Rpc::take_reply(Endpoint& endpoint, Bytes message) {
   wire::ReplyHeader header;
   if (message.size() < sizeof(header)) return EPROTO;
   std::memcpy(&header, message.data(), sizeof(header));
   const Bytes rest = message.subspan(sizeof(header));
   if (header.fixed > rest.size()) return EPROTO;
+  // Another peer may not answer for the one that was asked.
+  const auto asked = waiting_.find(header.call);
+  if (asked == waiting_.end() || asked->second.endpoint != &endpoint) return 0;
   if (header.error != 0) {
     finish(header.call, fail(header.error, text_of(rest.subspan(header.fixed))), {});
   } else {
@@ -168,9 +173,17 @@ void Rpc::reply(std::uint64_t id, int error, Bytes fixed, Bytes tail) {
   header.version = serving.version;
   header.fixed = static_cast<std::uint16_t>(fixed.size());
   header.call = serving.call;
-  const Time deadline = std::min(serving.deadline, engine_.now() + kReplyPatience);
+  Endpoint& endpoint = *serving.endpoint;
+  Status sent = send(endpoint, bytes_of(header), fixed, tail, serving.deadline, 0);
+  if (!sent && sent.error().code == EMSGSIZE) {
+    constexpr std::string_view kWhy = "The peer's answer is larger than a message may be.";
+    header.error = EMSGSIZE;
+    header.fixed = 0;
+    sent =
+        send(endpoint, bytes_of(header), {}, std::as_bytes(std::span{kWhy}), serving.deadline, 0);
+  }
   // What can't be sent the caller learns by its deadline, or by the end of the endpoint.
-  static_cast<void>(send(*serving.endpoint, bytes_of(header), fixed, tail, deadline, 0));
+  if (!sent) --loads_[&endpoint].served;
 }
 
 void Rpc::on_closed(Endpoint& endpoint, const Error& why) {
@@ -180,6 +193,7 @@ void Rpc::on_closed(Endpoint& endpoint, const Error& why) {
     if (waiting.endpoint == &endpoint) calls.push_back(call);
   for (const std::uint64_t call : calls)
     finish(call, fail(ECONNRESET, why.message + " Whether the call was done is unknown."), {});
+  loads_.erase(&endpoint);
   next_.on_closed(endpoint, why);
 }
 

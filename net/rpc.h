@@ -37,8 +37,10 @@ struct Method {
 };
 
 struct RpcLimits {
-  std::size_t waiting = 1024;  // calls without an answer; more are EAGAIN
-  std::size_t served = 256;    // calls that are not answered; more are EBUSY at the caller
+  // Of each endpoint. Calls without an answer, more are EAGAIN; calls that are served, or whose
+  // replies are on the way, more are EBUSY at the caller.
+  std::size_t waiting = 1024;
+  std::size_t served = 256;
   // A peer that owes answers is asked so often whether it is there: it may be waited for on a
   // connection that it has lost.
   Time probe = std::chrono::seconds(1);
@@ -159,7 +161,7 @@ class Rpc final : public Handler {
   void finish(std::uint64_t call, Result<Bytes> fixed, Bytes tail);
   void probe();
   int take_call(Endpoint& endpoint, Bytes message);
-  int take_reply(Bytes message);
+  int take_reply(Endpoint& endpoint, Bytes message);
 
   Engine& engine_;
   Handler& next_;
@@ -169,6 +171,10 @@ class Rpc final : public Handler {
   std::unordered_map<std::uint64_t, Waiting> waiting_;
   TimerId probe_ = 0;  // 0: nobody is waited for
   std::unordered_map<std::uint64_t, Serving> served_;
+  struct Load {
+    std::size_t waiting = 0, served = 0;
+  };
+  std::unordered_map<Endpoint*, Load> loads_;
   // Messages that are on the way; `call` is 0 of a reply.
   struct Sending {
     std::vector<std::byte> bytes;

@@ -30,7 +30,7 @@ SessionEndpoint::SessionEndpoint(SessionEngine& engine, Role role, wire::Session
 Status SessionEndpoint::post(const Operation& operation) {
   if (is_closing_ || phase_ == Phase::kClosed)
     return fail(ENOTCONN, "The endpoint to " + peer_name_ + " is closed.");
-  BTD_TRY(session_.requester().post(operation));
+  BTD_TRY(session_.requester().post(operation, engine_.epoch()));
   engine_.mark(*this);
   return {};
 }
@@ -47,6 +47,7 @@ std::uint32_t SessionEndpoint::capabilities() const {
 }
 
 int SessionEndpoint::on_message(std::span<const std::byte> message) {
+  tell_up();
   if (is_closing_ || handler_ == nullptr) return EBUSY;
   return handler_->on_message(*this, message);
 }
@@ -86,6 +87,7 @@ SessionEndpoint::Act SessionEndpoint::act_when_up(Time now) {
     }
     return connection_->is_drained() || now >= bye_until_ ? Act::kBreak : Act::kNothing;
   }
+  note_taken(now);
   if (requester.unanswered() > 0 && silent_since_ != kNever &&
       now - silent_since_ >= engine_.options().patience.silence) {
     why_ = {ETIMEDOUT, peer_name_ + " has been silent for too long."};
@@ -94,7 +96,17 @@ SessionEndpoint::Act SessionEndpoint::act_when_up(Time now) {
   return Act::kNothing;
 }
 
+void SessionEndpoint::note_taken(Time now) {
+  const auto before = std::exchange(taken_, std::nullopt);
+  if (!connection_) return;
+  const std::uint64_t sent = connection_->sent_bytes();
+  if (before && *before != sent && silent_since_ != kNever) silent_since_ = now;
+  // The kernel takes bytes of which none wait, whatever became of the peer.
+  if (!connection_->is_drained()) taken_ = sent;
+}
+
 void SessionEndpoint::await(Time now) {
+  note_taken(now);
   if (session_.requester().unanswered() == 0) {
     silent_since_ = kNever;
   } else if (silent_since_ == kNever) {
@@ -172,11 +184,14 @@ void SessionEndpoint::down(Error why, Time now) {
   if (is_hopeless) is_closing_ = true;
 }
 
+void SessionEndpoint::tell_up() {
+  if (!must_tell_up_ || handler_ == nullptr) return;
+  must_tell_up_ = false;
+  handler_->on_up(*this);
+}
+
 void SessionEndpoint::deliver() {
-  if (must_tell_up_ && handler_ != nullptr) {
-    must_tell_up_ = false;
-    handler_->on_up(*this);
-  }
+  tell_up();
   while (session_.requester().has_completions()) {
     session_.requester().take_completions(completions_);
     for (const Completion& completion : completions_)

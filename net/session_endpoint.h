@@ -64,10 +64,13 @@ class SessionEndpoint : public Endpoint, public MessageSink {
   void up();
   // Whether the peer owes answers, and since when.
   void await(Time now);
+  // A peer that still takes bytes is not silent: it may owe nothing before it has them all.
+  void note_taken(Time now);
   // The link has ended, or the attempt failed.
   void down(Error why, Time now);
   void break_for(Error why);
   void received(Time now) { silent_since_ = now; }
+  void tell_up();
   void deliver();
   void closed();
 
@@ -88,11 +91,12 @@ class SessionEndpoint : public Endpoint, public MessageSink {
   Error why_;
   Time bye_until_{};  // the last frame may take so long
   Time attempt_until_{};
-  Time next_attempt_{};         // of kDown
-  Time give_up_{};              // of kDown
-  Time backoff_{};              // before the next attempt
-  Time silent_since_ = kNever;  // of a peer that owes answers
-  Time scheduled_ = kNever;     // its place among the engine's timers
+  Time next_attempt_{};                 // of kDown
+  Time give_up_{};                      // of kDown
+  Time backoff_{};                      // before the next attempt
+  Time silent_since_ = kNever;          // of a peer that owes answers
+  std::optional<std::uint64_t> taken_;  // bytes it had taken when more waited for it
+  Time scheduled_ = kNever;             // its place among the engine's timers
   std::vector<Completion> completions_;
 };
 

@@ -26,8 +26,9 @@ constexpr Time after(Time now, Time patience) {
 
 using Token = std::uint64_t;
 using NodeId = std::uint16_t;
-// Version of the cluster's configuration. Operations of an endpoint carry the engine's; the
-// responder serves those of its own only. 0: no fence (a node that is in no cluster).
+// Version of the cluster's configuration. Operations of an endpoint carry what the engine had when
+// they were posted; the responder serves those of its own only, and messages of any, whose receiver
+// knows what they may do. 0: a node that is in no cluster.
 using Epoch = std::uint64_t;
 
 enum class Verb : std::uint8_t {

@@ -170,7 +170,7 @@ void SimEngine::pump(SessionEndpoint& endpoint) {
   std::vector<std::byte> bytes;
   std::array<iovec, kGathered> segments{};
   Connection& connection = *endpoint.connection();
-  while (const std::size_t n = connection.gather(segments, SIZE_MAX, epoch())) {
+  while (const std::size_t n = connection.gather(segments, SIZE_MAX)) {
     const std::size_t before = bytes.size();
     for (const iovec& segment : std::span{segments}.first(n)) {
       const auto* from = static_cast<const std::byte*>(segment.iov_base);

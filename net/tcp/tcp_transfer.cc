@@ -185,15 +185,13 @@ void TcpEngine::send(Link& link) {
 }
 
 void TcpEngine::send_frames(Link& link) {
-  const std::size_t count =
-      link.endpoint->connection()->gather(segments(link), kSendBytes, epoch());
+  const std::size_t count = link.endpoint->connection()->gather(segments(link), kSendBytes);
   if (count > 0) begin_send(link, count);
 }
 
 // Turns frames into output; the connection's bytes are held until that is sent.
 bool TcpEngine::protect(Link& link) {
-  const std::size_t count =
-      link.endpoint->connection()->gather(segments(link), kProtectBytes, epoch());
+  const std::size_t count = link.endpoint->connection()->gather(segments(link), kProtectBytes);
   const auto parts = std::span{segments(link)}.first(count);
   for (const iovec& part : parts) link.gathered += part.iov_len;
   if (auto done = link.guard->protect(parts, link.output); !done) {
@@ -238,8 +236,11 @@ void TcpEngine::sent(Link& link, int result) {
   connection->sent(std::exchange(link.gathered, 0));
   if (!connection->is_full()) queue_receive(link);
   if (!link.output.empty()) return send(link);
-  // Answers to writes leave behind a drain only, so what comes next is the round's.
-  if (connection->has_output() || link.endpoint->is_closing()) mark(*link.endpoint);
+  // Answers to writes leave behind a drain only, so what comes next is the round's. An operation
+  // may have been answered already, and complete now that its bytes are free.
+  if (connection->has_output() || link.endpoint->is_closing() ||
+      link.endpoint->session().requester().has_completions())
+    mark(*link.endpoint);
 }
 
 // `count` bytes less than before.

@@ -175,11 +175,11 @@ Status Link::send(Message kind, std::span<const std::byte> bytes, bool must_sign
 void Link::pump(Connection& connection, Epoch epoch) {
   std::array<iovec, 16> pieces;
   std::array<std::byte, Device::kSlotBytes> bytes;
-  connection.gather({}, 0, epoch);  // what needs no message leaves without credits, too
+  connection.gather({}, 0);  // what needs no message leaves without credits, too
   while (!is_broken_ && credits_.can_send() && !free_slots_.empty() && room() > 0) {
     std::size_t size = 0;
     while (size < bytes.size()) {
-      const std::size_t count = connection.gather(pieces, bytes.size() - size, epoch);
+      const std::size_t count = connection.gather(pieces, bytes.size() - size);
       if (count == 0) break;
       for (const iovec& piece : std::span{pieces}.first(count)) {
         std::memcpy(bytes.data() + size, piece.iov_base, piece.iov_len);

@@ -254,6 +254,23 @@ TEST_P(Conformance, FencesByTheEpoch) {
   EXPECT_EQ(p.write(other, p.at(0)).error, 0);
 }
 
+// What was decided in an epoch is not done in the next one, though it is sent then.
+TEST_P(Conformance, FencesByTheEpochOfThePosting) {
+  WorldOptions options;
+  options.epoch = 5;
+  BTD_PAIR(p, options);
+  auto bytes = pattern(64, 1);
+  const iovec local = segment(bytes);
+  ASSERT_TRUE(p.endpoint->write_persist({&local, 1}, p.at(0), 1, p.in(kPatience)).has_value());
+  p.world->client().set_epoch(6);
+  p.world->server().set_epoch(6);
+  ASSERT_TRUE(p.complete(1));
+  EXPECT_EQ(p.asked.completions[0].error, ESTALE);
+  EXPECT_EQ(p.asked.completions[0].value, 6U);
+  EXPECT_EQ(p.memory[0], std::byte{}) << "nothing may be written";
+  EXPECT_EQ(p.write(bytes, p.at(0)).error, 0);
+}
+
 TEST_P(Conformance, WritesAreDurableWhenTheyComplete) {
   auto nvram = EmulatedNvram::create(1 << 20, 1);
   ASSERT_TRUE(nvram.has_value());

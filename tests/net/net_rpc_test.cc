@@ -180,6 +180,65 @@ TEST_F(RpcTest, EndsWithItsEndpoint) {
   kept.clear();
 }
 
+TEST_F(RpcTest, SaysThatAnAnswerIsTooLarge) {
+  const Method<AddRequest, AddResponse> large{.id = 4};
+  server_rpc.serve<AddRequest, AddResponse>(
+      large, [](const Rpc::Caller&, const AddRequest&, Rpc::Bytes, Rpc::Reply reply) {
+        reply.answer(AddResponse{1}, std::vector<std::byte>(100'000));
+      });
+  EXPECT_EQ(call(large, {1, 1}).error().code, EMSGSIZE);
+  EXPECT_EQ(call(kAdd, {1, 1}).value_or(AddResponse{}).sum, 2U);
+}
+
+TEST_F(RpcTest, OnePeerDoesNotAnswerForAnother) {
+  std::optional<int> code;
+  ASSERT_TRUE(
+      (client_rpc.call<AddRequest, AddResponse>(*endpoint, kLater, {1, 2}, {}, kNever,
+                                                [&](Result<AddResponse> result, Rpc::Bytes) {
+                                                  code = result ? 0 : result.error().code;
+                                                }))
+          .has_value());
+  ASSERT_TRUE(network.run_until([&] { return kept.size() == 1; }, seconds(5)));
+  SimEngine evil(network, "evil", options());
+  Recorder evil_events;
+  ASSERT_TRUE(evil.listen("evil", [&](Endpoint&) { return &evil_events; }).has_value());
+  ASSERT_TRUE(client.connect("evil", client_rpc).has_value());
+  ASSERT_TRUE(network.run_until([&] { return evil_events.ups == 1; }, seconds(5)));
+  wire::ReplyHeader forged;
+  forged.call = 1;
+  const iovec message{&forged, sizeof(forged)};
+  ASSERT_TRUE(evil_events.endpoints[0]->send({&message, 1}, 1, kNever).has_value());
+  ASSERT_TRUE(network.run_until([&] { return evil_events.completions.size() == 1; }, seconds(5)));
+  EXPECT_FALSE(code.has_value());
+  kept.front().answer(AddResponse{1});
+  kept.clear();
+  ASSERT_TRUE(network.run_until([&] { return code.has_value(); }, seconds(5)));
+  EXPECT_EQ(*code, 0);
+}
+
+TEST_F(RpcTest, OneCallerDoesNotUseUpWhatIsServed) {
+  int busy = 0;
+  for (int i = 0; i < 5; ++i)
+    ASSERT_TRUE((client_rpc.call<AddRequest, AddResponse>(
+                     *endpoint, kLater, {1, 2}, {}, kNever,
+                     [&](Result<AddResponse> result, Rpc::Bytes) { busy += result ? 0 : 1; }))
+                    .has_value());
+  ASSERT_TRUE(network.run_until([&] { return kept.size() == 4 && busy == 1; }, seconds(5)));
+  SimEngine second(network, "second", options());
+  Recorder events;
+  Rpc rpc{second, events};
+  auto other = second.connect("server", rpc);
+  ASSERT_TRUE(other.has_value());
+  std::optional<int> code;
+  ASSERT_TRUE((rpc.call<AddRequest, AddResponse>(**other, kAdd, {1, 2}, {}, kNever,
+                                                 [&](Result<AddResponse> result, Rpc::Bytes) {
+                                                   code = result ? 0 : result.error().code;
+                                                 }))
+                  .has_value());
+  ASSERT_TRUE(network.run_until([&] { return code.has_value(); }, seconds(5)));
+  EXPECT_EQ(*code, 0);
+}
+
 class RpcOnABadNetwork : public RpcTest {
  protected:
   RpcOnABadNetwork() : RpcTest({.cut = 0.2, .cut_in_silence = 0.5}) {}

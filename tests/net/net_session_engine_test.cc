@@ -57,7 +57,7 @@ class Shell final : public SessionEngine {
     Connection* connection = endpoint.connection();
     while (connection != nullptr && most > 0) {
       std::size_t count = 0;
-      const std::size_t n = connection->gather(segments, most, epoch());
+      const std::size_t n = connection->gather(segments, most);
       for (const iovec& segment : std::span{segments}.first(n)) {
         const auto* from = static_cast<const std::byte*>(segment.iov_base);
         out.insert(out.end(), from, from + segment.iov_len);
@@ -200,6 +200,31 @@ TEST_F(SessionEngineTest, AnotherNodeDoesNotTakeOverASession) {
   EXPECT_EQ(endpoint->peer(), 3);
 }
 
+// A long write to a slow peer, which owes no answer before it has the bytes.
+TEST_F(SessionEngineTest, WhoTakesBytesIsNotSilent) {
+  auto connected = shell.connect("peer", events);
+  ASSERT_TRUE(connected.has_value());
+  auto& endpoint = dynamic_cast<SessionEndpoint&>(**connected);
+  ASSERT_TRUE(shell.poll().has_value());
+  shell.answer(endpoint);
+  shell.speed = 16 << 10;
+  std::vector<std::byte> bytes(8 << 20);
+  const iovec local{bytes.data(), bytes.size()};
+  ASSERT_TRUE(endpoint.write_persist({&local, 1}, {1, 0}, 1, kNever).has_value());
+  for (int i = 0; i < 100; ++i) {  // 10 s
+    ASSERT_TRUE(shell.poll().has_value());
+    shell.clock += milliseconds(100);
+  }
+  EXPECT_EQ(shell.breaks, 0);
+  EXPECT_TRUE(endpoint.is_up());
+  shell.speed = 0;
+  for (int i = 0; i < 60 && shell.breaks == 0; ++i) {
+    ASSERT_TRUE(shell.poll().has_value());
+    shell.clock += milliseconds(100);
+  }
+  EXPECT_EQ(shell.breaks, 1) << "now it is";
+}
+
 TEST_F(SessionEngineTest, SaysWhyThoughItIsClosedMeanwhile) {
   class Closer final : public Handler {
    public:
@@ -255,6 +280,30 @@ TEST_F(SessionEngineTest, PatienceMayHaveNoEnd) {
   ASSERT_TRUE(endpoint.cas8({1, 0}, 0, 1, 1, kNever).has_value());
   for (int i = 0; i < 3; ++i) ASSERT_TRUE(other.poll().has_value());
   EXPECT_GT(other.next_time(), other.clock);
+}
+
+// Two things in one poll: the peer connects, and what it says at once.
+TEST_F(SessionEngineTest, IsUpBeforeItsFirstMessage) {
+  class Order final : public Handler {
+   public:
+    void on_completion(Endpoint& /*endpoint*/, const Completion& /*completion*/) override {}
+    int on_message(Endpoint& /*endpoint*/, std::span<const std::byte> /*message*/) override {
+      calls += "message ";
+      return 0;
+    }
+    void on_up(Endpoint& /*endpoint*/) override { calls += "up "; }
+    std::string calls;
+  };
+  Order order;
+  auto acceptance = shell.accept(hello(1), "peer", [&](Endpoint&) { return &order; });
+  const auto* accepted = std::get_if<Shell::Accepted>(&acceptance);
+  ASSERT_NE(accepted, nullptr);
+  wire::RequestHeader header;
+  header.verb = static_cast<std::uint8_t>(Verb::kSend);
+  header = wire::sealed(header);
+  shell.feed(*accepted->endpoint, std::as_bytes(std::span{&header, 1}));
+  ASSERT_TRUE(shell.poll().has_value());
+  EXPECT_EQ(order.calls, "up message ");
 }
 
 }  // namespace

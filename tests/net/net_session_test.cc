@@ -69,7 +69,7 @@ class Streams : public ::testing::Test {
     std::size_t moved = 0;
     std::array<iovec, 16> segments{};
     while (to.coming.size() < kPipe) {
-      const std::size_t n = from.connection->gather(segments, kPipe - to.coming.size(), 0);
+      const std::size_t n = from.connection->gather(segments, kPipe - to.coming.size());
       std::size_t count = 0;
       for (const iovec& segment : std::span{segments}.first(n)) {
         const auto* bytes = static_cast<const std::byte*>(segment.iov_base);
@@ -108,10 +108,11 @@ TEST_F(Streams, BothReadFromEachOtherMoreThanAQueueHolds) {
     const auto region = sides.at(1 - i)->regions.add(memory, kRemoteRead, nullptr);
     ASSERT_TRUE(region.has_value());
     const iovec local{into.at(i).data(), into.at(i).size()};
-    ASSERT_TRUE(sides.at(i)
-                    ->session.requester()
-                    .post({.verb = Verb::kRead, .remote = {region->key, 0}, .local = {&local, 1}})
-                    .has_value());
+    ASSERT_TRUE(
+        sides.at(i)
+            ->session.requester()
+            .post({.verb = Verb::kRead, .remote = {region->key, 0}, .local = {&local, 1}}, 0)
+            .has_value());
   }
   while (carry()) continue;
   for (auto& side : sides) EXPECT_EQ(side->completions().size(), 1U) << "each waits for the other";
@@ -126,17 +127,19 @@ TEST_F(Streams, RequestsLeaveWhileAnswersAreQueued) {
   ASSERT_TRUE(region.has_value());
   const iovec local{into.data(), into.size()};
   const Operation read{.verb = Verb::kRead, .remote = {region->key, 0}, .local = {&local, 1}};
-  for (int i = 0; i < 8; ++i) ASSERT_TRUE(zero().session.requester().post(read).has_value());
+  for (int i = 0; i < 8; ++i) ASSERT_TRUE(zero().session.requester().post(read, 0).has_value());
   std::size_t reads = 0;
   for (; reads < 100 && zero().sink.messages == 0; ++reads) {
     while (!zero().session.requester().has_completions()) ASSERT_TRUE(carry());
     EXPECT_EQ(zero().completions().size(), 1U);
-    ASSERT_TRUE(zero().session.requester().post(read).has_value());
+    ASSERT_TRUE(zero().session.requester().post(read, 0).has_value());
     if (reads == 0) {
       std::array<std::byte, 8> message{};
       const iovec from{message.data(), message.size()};
-      ASSERT_TRUE(
-          one().session.requester().post({.verb = Verb::kSend, .local = {&from, 1}}).has_value());
+      ASSERT_TRUE(one()
+                      .session.requester()
+                      .post({.verb = Verb::kSend, .local = {&from, 1}}, 0)
+                      .has_value());
     }
   }
   EXPECT_LT(reads, 20U) << "the message never left";
@@ -144,9 +147,9 @@ TEST_F(Streams, RequestsLeaveWhileAnswersAreQueued) {
 
 TEST_F(Streams, RefusesAFrameOfAnUnknownKind) {
   start();
-  ASSERT_TRUE(one().session.requester().post({.verb = Verb::kNone}).has_value());
+  ASSERT_TRUE(one().session.requester().post({.verb = Verb::kNone}, 0).has_value());
   std::array<iovec, 4> segments{};
-  ASSERT_GT(one().connection->gather(segments, SIZE_MAX, 0), 0U);
+  ASSERT_GT(one().connection->gather(segments, SIZE_MAX), 0U);
   wire::ResponseHeader header;
   header.type = static_cast<wire::FrameType>(99);
   std::vector<std::byte> bytes;
@@ -164,7 +167,7 @@ TEST_F(Streams, AnswersMayComeWhileItCloses) {
   const iovec local{into.data(), into.size()};
   ASSERT_TRUE(zero()
                   .session.requester()
-                  .post({.verb = Verb::kRead, .remote = {region->key, 0}, .local = {&local, 1}})
+                  .post({.verb = Verb::kRead, .remote = {region->key, 0}, .local = {&local, 1}}, 0)
                   .has_value());
   send(zero(), one());
   zero().session.requester().down();
@@ -188,7 +191,8 @@ class Requests : public ::testing::Test {
   void post(Verb verb, Time deadline, Token token) {
     const iovec local{bytes.data(), bytes.size()};
     ASSERT_TRUE(
-        requester.post({.verb = verb, .token = token, .deadline = deadline, .local = {&local, 1}})
+        requester
+            .post({.verb = verb, .token = token, .deadline = deadline, .local = {&local, 1}}, 0)
             .has_value());
   }
   void answer(std::uint64_t seq, Verb verb) {
@@ -212,7 +216,7 @@ class Requests : public ::testing::Test {
 TEST_F(Requests, ADeadlineEndsWhatIsAnsweredButPinned) {
   up();
   post(Verb::kWritePersist, seconds(5), 1);
-  ASSERT_TRUE(requester.next(0).has_value());
+  ASSERT_TRUE(requester.next().has_value());
   answer(0, Verb::kWritePersist);
   EXPECT_TRUE(completions().empty()) << "its bytes are still referred to";
   EXPECT_LE(requester.next_deadline(), seconds(5));
@@ -227,7 +231,7 @@ TEST_F(Requests, AnswersDoNotWaitForANumberThatWasGivenUp) {
   post(Verb::kRead, seconds(1), 1);
   post(Verb::kSend, kNever, 2);
   post(Verb::kSend, seconds(3), 3);
-  for (int i = 0; i < 3; ++i) ASSERT_TRUE(requester.next(0).has_value());
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(requester.next().has_value());
   for (const std::uint64_t seq : {1U, 2U}) requester.unpin(seq);
   answer(1, Verb::kSend);
   answer(2, Verb::kSend);
@@ -245,7 +249,7 @@ TEST_F(Requests, ADeadlineHoldsForWhatIsAnsweredOutOfOrder) {
   up();
   post(Verb::kRead, kNever, 1);
   post(Verb::kRead, seconds(3), 2);
-  for (int i = 0; i < 2; ++i) ASSERT_TRUE(requester.next(0).has_value());
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(requester.next().has_value());
   wire::ResponseHeader header;
   header.seq = 1;
   header.verb = static_cast<std::uint8_t>(Verb::kRead);
@@ -263,7 +267,7 @@ TEST_F(Requests, ADeadlineHoldsForWhatIsAnsweredOutOfOrder) {
 TEST_F(Requests, SaysThatTheOutcomeIsUnknownWhenTheLimitShrank) {
   up();
   post(Verb::kSend, kNever, 1);
-  ASSERT_TRUE(requester.next(0).has_value());
+  ASSERT_TRUE(requester.next().has_value());
   requester.down();
   requester.unpin(0);
   up(true, 100);
@@ -274,10 +278,10 @@ TEST_F(Requests, SaysThatTheOutcomeIsUnknownWhenTheLimitShrank) {
 
 TEST_F(Requests, RefusesWhatNoPeerWouldTake) {
   const iovec local{bytes.data(), 8};
-  EXPECT_EQ(requester.post({.verb = Verb::kNone, .local = {&local, 1}}).error().code, EINVAL);
-  EXPECT_EQ(requester.post({.verb = static_cast<Verb>(9)}).error().code, EINVAL);
+  EXPECT_EQ(requester.post({.verb = Verb::kNone, .local = {&local, 1}}, 0).error().code, EINVAL);
+  EXPECT_EQ(requester.post({.verb = static_cast<Verb>(9)}, 0).error().code, EINVAL);
   const std::array<iovec, 2> endless{iovec{bytes.data(), SIZE_MAX}, iovec{bytes.data(), 9}};
-  EXPECT_EQ(requester.post({.verb = Verb::kRead, .local = endless}).error().code, EMSGSIZE);
+  EXPECT_EQ(requester.post({.verb = Verb::kRead, .local = endless}, 0).error().code, EMSGSIZE);
 }
 
 }  // namespace
