@@ -299,10 +299,20 @@ Result<std::size_t> VerbsEngine::wait(Time deadline) {
     Time until = std::min(deadline, next_time());
     for (const std::uint32_t number : young_)
       if (const Link* link = find(number)) until = std::min(until, link->deadline);
-    if (now() >= spin_until && until > now()) BTD_TRY(sleep(until));
+    if (!spin(std::min(until, spin_until)) && now() < until) BTD_TRY(sleep(until));
     BTD_ASSIGN(count, poll());
   }
   return count;
+}
+
+// Looks for completions and nothing else, which is what a round trip waits for.
+bool VerbsEngine::spin(Time until) {
+  constexpr int kLooks = 8;  // to one at the clock
+  while (arrived_.empty() && !is_awake_.load(std::memory_order_relaxed)) {
+    if (now() >= until) return false;
+    for (int i = 0; i < kLooks && arrived_.empty(); ++i) collect();
+  }
+  return true;
 }
 
 // Until the device, the manager or a thread has something, `until` at most.

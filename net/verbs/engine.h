@@ -92,6 +92,8 @@ class VerbsEngine final : public SessionEngine, public LinkOwner {
   void got_message(Link& link, const ibv_wc& completion);
   void feed_held(Link& link);
   [[nodiscard]] bool must_wake(Time deadline);
+  // Whether there is something before `until`.
+  bool spin(Time until);
   Status sleep(Time until);
   Status take_signals();
 
