@@ -69,7 +69,7 @@ class VerbsWorld final : public World {
         count += *theirs;
       }
       // The device may be software, which needs a processor, too.
-      if (count == 0) std::this_thread::yield();
+      if (count == 0) std::this_thread::sleep_for(std::chrono::microseconds(10));
     }
     return true;
   }
