@@ -189,7 +189,7 @@ void Link::pump(Connection& connection, Epoch epoch) {
     if (size == 0) break;
     // The last one of a burst is signalled if it has a slot, which must come back.
     const bool is_last = size < bytes.size() || free_slots_.size() == 1;
-    const bool is_ending = endpoint->is_ending();
+    const bool is_ending = endpoint->is_closing();
     const bool must_signal = is_last && (size > max_inline_ || is_ending);
     // They are copied, so operations are free of them now. The last words before an end count when
     // the peer has them, since the queue pair goes then.
