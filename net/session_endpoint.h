@@ -44,7 +44,6 @@ class SessionEndpoint : public Endpoint, public MessageSink {
   [[nodiscard]] Phase phase() const { return phase_; }
   [[nodiscard]] bool is_closing() const { return is_closing_; }
   [[nodiscard]] Session& session() { return session_; }
-  [[nodiscard]] bool is_ending() const { return is_closing_; }
   // Of a link that is up; null otherwise.
   [[nodiscard]] Connection* connection() { return connection_ ? &*connection_ : nullptr; }
   void set_handler(Handler& handler) { handler_ = &handler; }
