@@ -154,7 +154,7 @@ OneSided* VerbsEngine::one_sided(SessionEndpoint& endpoint) {
 }
 
 void VerbsEngine::pump(SessionEndpoint& endpoint) {
-  if (Link* link = mine(endpoint).link) link->pump(*endpoint.connection(), epoch());
+  if (Link* link = mine(endpoint).link) link->pump(*endpoint.connection());
 }
 
 void VerbsEngine::break_link(SessionEndpoint& endpoint) {

@@ -172,7 +172,7 @@ Status Link::send(Message kind, std::span<const std::byte> bytes, bool must_sign
   return {};
 }
 
-void Link::pump(Connection& connection, Epoch epoch) {
+void Link::pump(Connection& connection) {
   std::array<iovec, 16> pieces;
   std::array<std::byte, Device::kSlotBytes> bytes;
   connection.gather({}, 0);  // what needs no message leaves without credits, too

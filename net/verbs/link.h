@@ -69,7 +69,7 @@ class Link final : public OneSided {
   Status send(Message kind, std::span<const std::byte> bytes, bool must_signal,
               std::uint32_t counted = 0);
   // Sends what the connection has, as far as credits and room go.
-  void pump(Connection& connection, Epoch epoch);
+  void pump(Connection& connection);
   // Gives credits back, if the peer needs to know now.
   void return_credits();
 

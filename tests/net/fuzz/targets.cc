@@ -68,20 +68,21 @@ void connection(std::span<const std::uint8_t> bytes) {
   peers.window = 8;
   peers.message_bytes = 512;
   peers.transfer_bytes = 8192;
-  check(session.accept(wire::sealed(peers), {}, false).has_value());
+  check(session.accept(wire::sealed(peers), {}, 1).has_value());
   std::array<std::byte, 300> into{};
   const iovec local{.iov_base = into.data(), .iov_len = into.size()};
   for (Token token = 0; token < 4; ++token)
     check(session.requester()
               .post({.verb = token % 2 == 0 ? Verb::kRead : Verb::kWritePersist,
                      .token = token,
-                     .local = {&local, 1}})
+                     .local = {&local, 1}},
+                    0)
               .has_value());
   {
     Connection connection(session, regions, sink);
     std::array<iovec, 4> segments{};
     const auto send = [&] {
-      while (const std::size_t n = connection.gather(segments, 500, 0)) {
+      while (const std::size_t n = connection.gather(segments, 500)) {
         std::size_t sum = 0;
         for (const iovec& one : std::span{segments}.first(n)) sum += one.iov_len;
         connection.sent(sum);
