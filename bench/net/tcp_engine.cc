@@ -158,6 +158,9 @@ int run_idle(char** argv) {
   const long before = resident(server.pid()) + resident(::getpid());
   while (clients.size() <= count) add();
   const long after = resident(server.pid()) + resident(::getpid());
+  // The last answers are acknowledged, and what spins has gone to sleep.
+  const Time settled = engine->now() + std::chrono::milliseconds(200);
+  while (engine->now() < settled) must(engine->wait(settled));
   const long cpu_before = cpu(server.pid()), switches_before = switches(server.pid());
   const long mine_before = cpu(::getpid());
   const Time until = engine->now() + Time(static_cast<std::int64_t>(seconds * 1e9));

@@ -66,7 +66,7 @@ TcpEngine::~TcpEngine() {
     if (endpoint != nullptr) endpoint->link = nullptr;
     end(links_.front(), {});
   }
-  for (Listener& listener : listeners_) cancel(listener.socket.get());
+  for (Listener& listener : listeners_) cancel_all(listener.socket.get());
   const auto is_busy = [this] {
     return !ended_.empty() || std::ranges::any_of(listeners_, &Listener::is_accepting);
   };
@@ -222,13 +222,13 @@ void TcpEngine::end(Link& link, Error why) {
   }
   link.state = Link::State::kEnding;
   if (link.is_busy()) {
-    cancel(link.socket.get());
+    cancel_all(link.socket.get());
   } else {
     finish(link);
   }
 }
 
-void TcpEngine::cancel(int socket) {
+void TcpEngine::cancel_all(int socket) {
   io_uring_sqe* cancel = entry();
   if (cancel == nullptr) return;
   io_uring_prep_cancel_fd(cancel, socket, IORING_ASYNC_CANCEL_ALL);

@@ -95,7 +95,7 @@ class TcpEngine final : public SessionEngine {
   // Ends it in truth, if no I/O is left.
   void finish(Link& link);
   // Of all I/O on a socket.
-  void cancel(int socket);
+  void cancel_all(int socket);
   io_uring_sqe* entry();
 
   const Security security_;

@@ -93,7 +93,7 @@ class TlsGuard final : public Guard {
     if (!ssl_ || !bio) return fail(ENOMEM, "There is no memory for a TLS connection.");
     BIO_set_data(bio.get(), &stream_);
     SSL_set_bio(ssl_.get(), bio.get(), bio.get());  // owns it from now
-    bio.release();
+    static_cast<void>(bio.release());
     if (side_ == Side::kConnecting) {
       SSL_set_connect_state(ssl_.get());
     } else {
