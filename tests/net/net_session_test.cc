@@ -128,13 +128,13 @@ TEST_F(Streams, RequestsLeaveWhileAnswersAreQueued) {
   const iovec local{into.data(), into.size()};
   const Operation read{.verb = Verb::kRead, .remote = {region->key, 0}, .local = {&local, 1}};
   for (int i = 0; i < 8; ++i) ASSERT_TRUE(zero().session.requester().post(read, 0).has_value());
+  std::array<std::byte, 8> message{};
   std::size_t reads = 0;
   for (; reads < 100 && zero().sink.messages == 0; ++reads) {
     while (!zero().session.requester().has_completions()) ASSERT_TRUE(carry());
     EXPECT_EQ(zero().completions().size(), 1U);
     ASSERT_TRUE(zero().session.requester().post(read, 0).has_value());
     if (reads == 0) {
-      std::array<std::byte, 8> message{};
       const iovec from{message.data(), message.size()};
       ASSERT_TRUE(one()
                       .session.requester()
