@@ -107,6 +107,7 @@ std::optional<Requester::Next> Requester::peek() const {
   if (entry.state != State::kPosted) return next;
   next.verb = entry.verb;
   next.length = entry.length;
+  next.epoch = entry.epoch;
   next.remote = entry.remote;
   return next;
 }

@@ -58,6 +58,7 @@ class Requester {
     std::uint64_t seq = 0;
     Verb verb = Verb::kNone;
     std::uint32_t length = 0;
+    Epoch epoch = 0;
     RemoteRange remote;
   };
   [[nodiscard]] std::optional<Next> peek() const;

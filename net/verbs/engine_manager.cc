@@ -364,6 +364,7 @@ Status VerbsEngine::trust(Link& link, Epoch peers) {
   if (peers != epoch()) return {};
   BTD_TRY(link.trust());
   link.is_trusted = true;
+  link.epoch = peers;
   return {};
 }
 

@@ -212,7 +212,8 @@ bool Link::is_refused(const Requester::Next& next) const {
 void Link::plan(const Requester::Next& next) {
   if (plan_ && plan_->seq == next.seq) return;
   plan_.emplace(Plan{.seq = next.seq});
-  if (!is_open_ || !can_be_one_sided(next) || is_refused(next)) return;
+  // One of another epoch is the peer's to refuse, which takes a frame.
+  if (!is_open_ || next.epoch != epoch || !can_be_one_sided(next) || is_refused(next)) return;
   const bool is_read = next.verb == Verb::kRead;
   const auto segments = requester().segments(next.seq);
   if (!is_read && next.length <= max_inline_ && segments.size() <= device_.max_segments()) {

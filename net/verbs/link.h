@@ -97,6 +97,7 @@ class Link final : public OneSided {
   std::deque<std::pair<std::uint64_t, std::size_t>> held;
   bool is_paired = false;   // counted by Device::add_peer()
   bool is_trusted = false;  // the peer's epoch is ours
+  Epoch epoch = 0;          // that one
 
  private:
   enum class Kind : std::uint8_t { kPart, kMessage, kRead, kWrite };
