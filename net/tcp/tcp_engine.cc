@@ -23,6 +23,8 @@ constexpr std::size_t kAsked = 4;
 // Looks at the clock after which another thread may have the core: it may be the peer's, which the
 // scheduler likes to put next to who woke it.
 constexpr unsigned kYield = 8;
+// Nobody spins for so long once others had the core for longer than a spin.
+constexpr Time kCrowded = std::chrono::milliseconds(20);
 // Looks at the ring between two looks at the clock.
 constexpr int kSpins = 32;
 
@@ -97,6 +99,17 @@ Result<std::size_t> TcpEngine::poll() {
   return round();
 }
 
+// Gives the core up for a moment. False: others want it for longer than a spin. Who sleeps then is
+// woken at once, and who spins has to wait for its turn.
+bool TcpEngine::yield() {
+  const Time before = now();
+  ::sched_yield();
+  const Time after = now();
+  if (after - before <= options().spin) return true;
+  crowded_until_ = after + kCrowded;
+  return false;
+}
+
 Result<std::size_t> TcpEngine::wait(Time deadline) {
   // What only waits to be submitted goes with the sleep, in one system call.
   if (ring_->is_asked() || (options().spin > Time{} && ring_->has_entries()))
@@ -104,12 +117,13 @@ Result<std::size_t> TcpEngine::wait(Time deadline) {
   BTD_ASSIGN(std::size_t events, round());
   if (events > 0) return events;
   const Time due = std::min(deadline, next_due());
-  const Time spin_until = std::min(due, now() + options().spin);
+  const Time began = now();
+  const Time spin_until = std::min(due, began < crowded_until_ ? began : began + options().spin);
   for (unsigned i = 1; !ring_->has_events() && now() < spin_until; ++i) {
     if (events = receive_at_once(); events > 0) return end_round(events);
     if (queued_.empty())
       for (int j = 0; j < kSpins && !ring_->has_events(); ++j) _mm_pause();
-    if (i % kYield == 0) ::sched_yield();
+    if (i % kYield == 0 && !yield()) break;
   }
   const Time left = due == kNever ? kNever : due - now();
   if (!ring_->has_events() && left > Time{}) {
