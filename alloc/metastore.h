@@ -22,8 +22,8 @@
 namespace btd {
 
 // The limits that every engine must carry. A key has at least one byte. The batch limits are those
-// that etcd carries by default (128 operations, requests of 1.5 MiB), less the one operation and the
-// one compare with which its engine tells commits apart.
+// that etcd carries by default (128 operations, requests of 1.5 MiB), less the one operation and
+// the one compare with which its engine tells commits apart.
 inline constexpr std::size_t kMaxKeyBytes = 512;
 inline constexpr std::size_t kMaxValueBytes = 65536 + 64;
 inline constexpr std::size_t kMaxBatchChanges = 127;  // and as many requirements

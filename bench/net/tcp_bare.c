@@ -124,8 +124,9 @@ int main(int argc, char** argv) {
   const int is_pingpong = argc == 6 && strcmp(argv[1], "pingpong") == 0;
   const int is_stream = argc == 4 && strcmp(argv[1], "stream") == 0;
   if (!is_pingpong && !is_stream) {
-    fprintf(stderr, "usage: tcp_bare pingpong REQUEST REPLY SECONDS spin|sleep\n"
-                    "       tcp_bare stream BYTES SECONDS\n");
+    fprintf(stderr,
+            "usage: tcp_bare pingpong REQUEST REPLY SECONDS spin|sleep\n"
+            "       tcp_bare stream BYTES SECONDS\n");
     return 64;
   }
   const size_t first = strtoul(argv[2], NULL, 10);

@@ -113,9 +113,9 @@ class TcpEngine final : public SessionEngine {
   std::list<Link> handshakes_;  // of strangers, oldest first
   std::list<Link> ended_;       // until their I/O has ended
   std::size_t waiting_ = 0;     // of handshakes_: Link::State::kWaiting
-  Time crowded_until_{};       // no spinning before it
-  std::vector<Link*> queued_;  // for their next receive
-  std::vector<Link*> asked_;   // of receive_at_once()
+  Time crowded_until_{};        // no spinning before it
+  std::vector<Link*> queued_;   // for their next receive
+  std::vector<Link*> asked_;    // of receive_at_once()
   std::array<std::byte, 64 << 10> scratch_;
   Bytes plain_;
   Status broken_;
