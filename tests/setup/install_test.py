@@ -20,6 +20,7 @@ EXPECTED = {
     "include/bartender.h",
     "include/bartender.hpp",
     "share/man/man1/btd.1",
+    "share/man/man1/btd-net.1",
     "share/man/man1/btd-heap.1",
     "share/man/man3/bartender.h.3",
     "share/man/man3/btd_malloc.3",
