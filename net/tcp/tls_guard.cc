@@ -92,8 +92,8 @@ class TlsGuard final : public Guard {
     Owned<BIO> bio(stream_method() == nullptr ? nullptr : BIO_new(stream_method()));
     if (!ssl_ || !bio) return fail(ENOMEM, "There is no memory for a TLS connection.");
     BIO_set_data(bio.get(), &stream_);
-    SSL_set_bio(ssl_.get(), bio.get(), bio.get());  // owns it from now
-    static_cast<void>(bio.release());
+    BIO* const stream = bio.release();
+    SSL_set_bio(ssl_.get(), stream, stream);  // owns it from now
     if (side_ == Side::kConnecting) {
       SSL_set_connect_state(ssl_.get());
     } else {
