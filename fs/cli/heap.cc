@@ -3,9 +3,9 @@
 
 #include <fmt/format.h>
 
-#include <array>
 #include <vector>
 
+#include "fs/cli/command_group.h"
 #include "fs/cli/paths.h"
 #include "fs/cli/size.h"
 #include "fs/cli/terminal.h"
@@ -53,54 +53,6 @@ class HeapGcCommand : public Command {
   std::string heap_;
 };
 
-struct Entry {
-  const char* name;
-  const char* summary;
-  std::unique_ptr<Command> (*make)();
-};
-
-constexpr std::array kHeapCommands = {
-    Entry{"ls", "List the heaps of a directory", make_heap_ls_command},
-    Entry{"stat", "How a heap's memory is used, as numbers and as a picture",
-          make_heap_stat_command},
-    Entry{"check", "Verify a heap, and recover it", make_heap_check_command},
-    Entry{"leaks", "What no root reaches, by size and by call site", make_heap_leaks_command},
-    Entry{"gc", "Reclaim now what no root reaches", make_heap_gc_command},
-    Entry{"dump", "List reachable objects with their first bytes", make_heap_dump_command},
-};
-
-class HeapCommand : public Command {
- public:
-  void declare(Arguments& take) override {
-    take.examples(kExamples);
-    for (const Entry& entry : kHeapCommands) {
-      parts_.push_back({take.command(entry.name, entry.summary), entry.make()});
-      parts_.back().command->declare(parts_.back().take);
-    }
-  }
-
-  Result<int> run(const Globals& globals) override {
-    for (const Part& part : parts_) {
-      if (part.take.given()) return part.command->run(globals);
-    }
-    return kExitUsage;
-  }
-
-  [[nodiscard]] int usage_exit_code() const override {
-    for (const Part& part : parts_) {
-      if (part.take.given()) return part.command->usage_exit_code();
-    }
-    return kExitUsage;
-  }
-
- private:
-  struct Part {
-    Arguments take;
-    std::unique_ptr<Command> command;
-  };
-  std::vector<Part> parts_;
-};
-
 }  // namespace
 
 Result<std::string> default_heap_directory() {
@@ -141,6 +93,17 @@ std::string class_name(const SegmentWord& word) {
 std::string hex_address(std::uint64_t address) { return fmt::format("{:#x}", address); }
 
 std::unique_ptr<Command> make_heap_gc_command() { return std::make_unique<HeapGcCommand>(); }
-std::unique_ptr<Command> make_heap_command() { return std::make_unique<HeapCommand>(); }
+std::unique_ptr<Command> make_heap_command() {
+  return std::make_unique<CommandGroup>(
+      std::vector<CommandGroup::Entry>{
+          {"ls", "List the heaps of a directory", make_heap_ls_command},
+          {"stat", "How a heap's memory is used, as numbers and as a picture",
+           make_heap_stat_command},
+          {"check", "Verify a heap, and recover it", make_heap_check_command},
+          {"leaks", "What no root reaches, by size and by call site", make_heap_leaks_command},
+          {"gc", "Reclaim now what no root reaches", make_heap_gc_command},
+          {"dump", "List reachable objects with their first bytes", make_heap_dump_command}},
+      kExamples);
+}
 
 }  // namespace btd::cli

@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "fs/cli/command.h"
+#include "fs/cli/command_group.h"
 #include "fs/cli/size.h"
 #include "fs/cli/terminal.h"
 #include "net/load/load.h"
@@ -273,61 +273,25 @@ class PingCommand : public Command {
   bool json_ = false;
 };
 
-struct Entry {
-  const char* name;
-  const char* summary;
-  std::unique_ptr<Command> (*make)();
-};
-
 template <class T>
 std::unique_ptr<Command> make() {
   return std::make_unique<T>();
 }
 
-// A command that has others.
-class Group : public Command {
- public:
-  Group(std::vector<Entry> entries, const char* examples)
-      : entries_(std::move(entries)), examples_(examples) {}
-
-  void declare(Arguments& take) override {
-    take.examples(examples_);
-    for (const Entry& entry : entries_) {
-      parts_.push_back({take.command(entry.name, entry.summary), entry.make()});
-      parts_.back().command->declare(parts_.back().take);
-    }
-  }
-
-  Result<int> run(const Globals& globals) override {
-    for (const Part& part : parts_) {
-      if (part.take.given()) return part.command->run(globals);
-    }
-    return kExitUsage;
-  }
-
- private:
-  struct Part {
-    Arguments take;
-    std::unique_ptr<Command> command;
-  };
-  const std::vector<Entry> entries_;
-  const char* const examples_;
-  std::vector<Part> parts_;
-};
-
 std::unique_ptr<Command> make_bench() {
-  return std::make_unique<Group>(
-      std::vector<Entry>{{"server", "Lend memory to clients that measure", make<ServerCommand>},
-                         {"client", "Measure verbs and sizes on a server", make<ClientCommand>}},
+  return std::make_unique<CommandGroup>(
+      std::vector<CommandGroup::Entry>{
+          {"server", "Lend memory to clients that measure", make<ServerCommand>},
+          {"client", "Measure verbs and sizes on a server", make<ClientCommand>}},
       kExamples);
 }
 
 }  // namespace
 
 std::unique_ptr<Command> make_net_command() {
-  return std::make_unique<Group>(
-      std::vector<Entry>{{"bench", "Latency and bandwidth of each verb", make_bench},
-                         {"ping", "How long a message takes", make<PingCommand>}},
+  return std::make_unique<CommandGroup>(
+      std::vector<CommandGroup::Entry>{{"bench", "Latency and bandwidth of each verb", make_bench},
+                                       {"ping", "How long a message takes", make<PingCommand>}},
       kExamples);
 }
 
