@@ -16,8 +16,8 @@ Result<Nonce> make_nonce() {
   return nonce;
 }
 
-Proof prove(std::string_view key, std::string_view label,
-            std::initializer_list<std::span<const std::byte>> parts) {
+Result<Proof> prove(std::span<const std::byte> key, std::string_view label,
+                    std::initializer_list<std::span<const std::byte>> parts) {
   std::vector<unsigned char> text(label.begin(), label.end());
   text.push_back(0);
   for (const auto part : parts) {
@@ -25,9 +25,11 @@ Proof prove(std::string_view key, std::string_view label,
     text.insert(text.end(), bytes, bytes + part.size());
   }
   Proof proof{};
-  unsigned length = proof.size();
-  HMAC(EVP_sha256(), key.data(), static_cast<int>(key.size()), text.data(), text.size(),
-       reinterpret_cast<unsigned char*>(proof.data()), &length);
+  unsigned length = 0;
+  const auto* made = HMAC(EVP_sha256(), key.data(), static_cast<int>(key.size()), text.data(),
+                          text.size(), reinterpret_cast<unsigned char*>(proof.data()), &length);
+  if (made == nullptr || length != proof.size())
+    return fail(EIO, "OpenSSL can't compute HMAC-SHA256.");
   return proof;
 }
 

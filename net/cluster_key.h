@@ -19,9 +19,9 @@ using Proof = std::array<std::byte, 32>;
 // Errors: EIO the kernel gives no random bytes.
 Result<Nonce> make_nonce();
 // `label` says who proves to whom, so that a proof can't be sent back to its maker; `parts` are of
-// fixed size each.
-[[nodiscard]] Proof prove(std::string_view key, std::string_view label,
-                          std::initializer_list<std::span<const std::byte>> parts);
+// fixed size each. Errors: EIO OpenSSL can't compute it.
+Result<Proof> prove(std::span<const std::byte> key, std::string_view label,
+                    std::initializer_list<std::span<const std::byte>> parts);
 // Takes as long for equal ones as for others.
 [[nodiscard]] bool is_same(const Proof& a, const Proof& b);
 

@@ -8,10 +8,7 @@ namespace btd::net {
 
 namespace {
 
-template <class T>
-std::span<const std::byte> bytes_of(const T& object) {
-  return std::as_bytes(std::span{&object, 1});
-}
+using wire::bytes_of;
 
 bool is_request(std::span<const std::byte> header) {
   return header[0] == static_cast<std::byte>(wire::FrameType::kRequest);

@@ -4,14 +4,13 @@
 #include <cerrno>
 #include <set>
 
+#include "net/wire.h"
+
 namespace btd::net {
 
 namespace {
 
-template <class T>
-Rpc::Bytes bytes_of(const T& object) {
-  return std::as_bytes(std::span{&object, 1});
-}
+using wire::bytes_of;
 
 std::string text_of(Rpc::Bytes bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};

@@ -10,6 +10,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <type_traits>
 
 #include "alloc/crc.h"
@@ -125,6 +126,13 @@ template <Header T>
 template <Header T>
 [[nodiscard]] bool is_sound(const T& header) {
   return header.crc == crc_of(header);
+}
+
+// An object as it lies on the wire.
+template <class T>
+  requires std::is_trivially_copyable_v<T>
+[[nodiscard]] std::span<const std::byte> bytes_of(const T& object) {
+  return std::as_bytes(std::span{&object, 1});
 }
 
 // Of all frames that may follow the handshake.

@@ -1,22 +1,21 @@
 #include "net/tcp/key_guard.h"
 
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
-#include <openssl/hmac.h>
-#include <openssl/rand.h>
 
 #include <cerrno>
 #include <cstring>
 #include <string_view>
 
+#include "net/cluster_key.h"
 #include "net/tcp/guard.h"
+#include "net/wire.h"
 
 namespace btd::net {
 
 namespace {
 
 using key_wire::Challenge;
-using key_wire::Proof;
+using wire::bytes_of;
 
 // Wiped when the last stream that uses it has gone.
 struct Key {
@@ -27,9 +26,7 @@ struct Key {
   ~Key() { OPENSSL_cleanse(bytes.data(), bytes.size()); }
 };
 
-template <class T>
-void append(const T& object, Bytes& to) {
-  const auto bytes = std::as_bytes(std::span{&object, 1});
+void append(std::span<const std::byte> bytes, Bytes& to) {
   to.insert(to.end(), bytes.begin(), bytes.end());
 }
 
@@ -39,14 +36,12 @@ class KeyGuard final : public Guard {
 
   Status make_challenge() {
     mine_.side = static_cast<std::uint8_t>(side_);
-    auto* nonce = reinterpret_cast<unsigned char*>(mine_.nonce.data());
-    if (RAND_bytes(nonce, static_cast<int>(mine_.nonce.size())) != 1)
-      return fail(EIO, "The system gives no random bytes.");
+    BTD_ASSIGN(mine_.nonce, make_nonce());
     return {};
   }
 
   Status begin(Bytes& out) override {
-    append(mine_, out);
+    append(bytes_of(mine_), out);
     return {};
   }
 
@@ -97,22 +92,24 @@ class KeyGuard final : public Guard {
                   "the older node.");
     step_ = Step::kProof;
     if (side_ == Side::kAccepting) {
-      append(mine_, out);
+      append(bytes_of(mine_), out);
       return {};
     }
-    return prove(out);
+    return prove_mine(out);
   }
 
   Status take_proof(Bytes& out) {
     const bool is_mine_first = side_ == Side::kConnecting;
     BTD_ASSIGN(const Proof expected, proof(is_mine_first ? Side::kAccepting : Side::kConnecting));
-    if (CRYPTO_memcmp(expected.mac.data(), buffer_.data(), sizeof(expected)) != 0)
+    Proof said;
+    std::memcpy(said.data(), buffer_.data(), said.size());
+    if (!is_same(said, expected))
       return fail(EKEYREJECTED, "The peer does not have this node's cluster key.");
     step_ = Step::kOpen;
-    return side_ == Side::kAccepting ? prove(out) : Status{};
+    return side_ == Side::kAccepting ? prove_mine(out) : Status{};
   }
 
-  Status prove(Bytes& out) {
+  Status prove_mine(Bytes& out) {
     BTD_ASSIGN(const Proof mine, proof(side_));
     append(mine, out);
     return {};
@@ -121,18 +118,10 @@ class KeyGuard final : public Guard {
   [[nodiscard]] Result<Proof> proof(Side prover) const {
     const std::string_view label = prover == Side::kConnecting ? "bartender, the connecting side"
                                                                : "bartender, the accepting side";
-    Bytes text;
-    for (const char c : label) text.push_back(static_cast<std::byte>(c));
-    append(side_ == Side::kConnecting ? mine_ : peers_, text);
-    append(side_ == Side::kConnecting ? peers_ : mine_, text);
-    Proof result;
-    unsigned size = 0;
-    const auto* made = HMAC(EVP_sha256(), key_->bytes.data(), static_cast<int>(key_->bytes.size()),
-                            reinterpret_cast<const unsigned char*>(text.data()), text.size(),
-                            reinterpret_cast<unsigned char*>(result.mac.data()), &size);
-    if (made == nullptr || size != result.mac.size())
-      return fail(EIO, "OpenSSL can't compute HMAC-SHA256.");
-    return result;
+    const bool is_connecting = side_ == Side::kConnecting;
+    return prove(
+        key_->bytes, label,
+        {bytes_of(is_connecting ? mine_ : peers_), bytes_of(is_connecting ? peers_ : mine_)});
   }
 
   const std::shared_ptr<const Key> key_;

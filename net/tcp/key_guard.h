@@ -6,7 +6,7 @@
 //   Proof      ------------->  (ends the stream if it is wrong)
 //              <-------------  Proof
 //
-// A proof is the HMAC-SHA256 of the key over the prover's label and both challenges, which have the
+// A proof (net/cluster_key.h) is made over the prover's label and both challenges, which have the
 // version, the side and 32 random bytes: what was recorded proves nothing later, and one side's
 // proof is never the other's.
 #pragma once
@@ -15,6 +15,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
+
+#include "net/cluster_key.h"
 
 namespace btd::net::key_wire {
 
@@ -27,13 +29,8 @@ struct Challenge {
   std::uint16_t version = kVersion;
   std::uint8_t side = 0;  // Side, of who says it
   std::uint8_t reserved = 0;
-  std::array<std::byte, 32> nonce{};
+  Nonce nonce{};
 };
 static_assert(sizeof(Challenge) == 40 && std::is_trivially_copyable_v<Challenge>);
-
-struct Proof {
-  std::array<std::byte, 32> mac{};
-};
-static_assert(sizeof(Proof) == 32);
 
 }  // namespace btd::net::key_wire

@@ -12,6 +12,8 @@ namespace btd::net::verbs {
 
 namespace {
 
+using wire::bytes_of;
+
 constexpr int kResolveMs = 2000;
 constexpr int kBacklog = 128;
 constexpr std::size_t kMostEvents = 64;     // of one round
@@ -19,11 +21,6 @@ constexpr std::size_t kMostStrangers = 64;  // connections of peers that have no
 constexpr Time kRefusalPatience = std::chrono::milliseconds(500);
 constexpr std::uint8_t kRetries = 7;
 constexpr int kNobodyListens = 8, kPeersReason = 28;  // of InfiniBand's manager
-
-template <class T>
-std::span<const std::byte> bytes_of(const T& object) {
-  return std::as_bytes(std::span{&object, 1});
-}
 
 VerbsEndpoint& mine(SessionEndpoint& endpoint) { return static_cast<VerbsEndpoint&>(endpoint); }
 
@@ -232,7 +229,7 @@ Status VerbsEngine::accept_request(Link& link, const Event& event) {
   BTD_TRY(link.connect_pair(event.param));
   AcceptData data;
   data.nonce = link.my_nonce;
-  data.proof = prove_accepting(options_.cluster_key, link.peer_nonce, link.my_nonce);
+  BTD_ASSIGN(data.proof, prove_accepting(options_.cluster_key, link.peer_nonce, link.my_nonce));
   rdma_conn_param param = parameters(*device_, link, data);
   param.responder_resources = std::min(param.responder_resources, event.param.responder_resources);
   param.initiator_depth = std::min(param.initiator_depth, event.param.initiator_depth);
@@ -272,7 +269,9 @@ void VerbsEngine::got_acceptance(Link& link, const Event& event) {
   if (!said || said->version != kVersion)
     return end_link(link, {EPROTO, link.peer_name + " does not speak bartender's protocol."});
   const std::string& key = options_.cluster_key;
-  if (!is_same(said->proof, prove_accepting(key, link.my_nonce, said->nonce)))
+  const auto expected = prove_accepting(key, link.my_nonce, said->nonce);
+  if (!expected) return end_link(link, expected.error());
+  if (!is_same(said->proof, *expected))
     return end_link(link, {EKEYREJECTED, link.peer_name + " does not have this cluster's key."});
   link.peer_nonce = said->nonce;
   auto connected = link.connect_pair(event.param);
@@ -281,7 +280,9 @@ void VerbsEngine::got_acceptance(Link& link, const Event& event) {
     return end_link(link, {errno, link.peer_name + " can't be connected to."});
   FirstMessage first;
   first.hello = link.endpoint->session().begin_attempt(node());
-  first.proof = prove_connecting(key, link.my_nonce, link.peer_nonce, first.hello);
+  const auto proof = prove_connecting(key, link.my_nonce, link.peer_nonce, first.hello);
+  if (!proof) return end_link(link, proof.error());
+  first.proof = *proof;
   link.state = Link::State::kHandshake;
   if (auto sent = link.send(Message::kHandshake, bytes_of(first), true); !sent)
     end_link(link, sent.error());
@@ -296,8 +297,9 @@ void VerbsEngine::got_handshake(Link& link, std::span<const std::byte> bytes) {
 void VerbsEngine::got_first(Link& link, std::span<const std::byte> bytes) {
   const auto first = parse<FirstMessage>(bytes);
   if (!first) return drop(link);
-  if (!is_same(first->proof, prove_connecting(options_.cluster_key, link.peer_nonce, link.my_nonce,
-                                              first->hello))) {
+  const auto expected =
+      prove_connecting(options_.cluster_key, link.peer_nonce, link.my_nonce, first->hello);
+  if (!expected || !is_same(first->proof, *expected)) {
     wire::Refuse frame;
     frame.error = EKEYREJECTED;
     return refuse(link, wire::sealed(frame));

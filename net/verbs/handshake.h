@@ -64,9 +64,9 @@ template <class T>
   return object;
 }
 
-[[nodiscard]] Proof prove_accepting(std::string_view key, const Nonce& connecting,
-                                    const Nonce& accepting);
-[[nodiscard]] Proof prove_connecting(std::string_view key, const Nonce& connecting,
-                                     const Nonce& accepting, const wire::Hello& hello);
+Result<Proof> prove_accepting(std::string_view key, const Nonce& connecting,
+                              const Nonce& accepting);
+Result<Proof> prove_connecting(std::string_view key, const Nonce& connecting,
+                               const Nonce& accepting, const wire::Hello& hello);
 
 }  // namespace btd::net::verbs

@@ -145,13 +145,13 @@ TEST(VerbsHandshake, ProofsAreOfOneKeySideAndConnection) {
   ASSERT_TRUE(a && b);
   EXPECT_NE(*a, *b);
   wire::Hello hello;
-  const Proof proof = prove_connecting("key", *a, *b, hello);
-  EXPECT_TRUE(is_same(proof, prove_connecting("key", *a, *b, hello)));
-  EXPECT_FALSE(is_same(proof, prove_connecting("kez", *a, *b, hello)));
-  EXPECT_FALSE(is_same(proof, prove_connecting("key", *b, *a, hello)));
+  const Proof proof = *prove_connecting("key", *a, *b, hello);
+  EXPECT_TRUE(is_same(proof, *prove_connecting("key", *a, *b, hello)));
+  EXPECT_FALSE(is_same(proof, *prove_connecting("kez", *a, *b, hello)));
+  EXPECT_FALSE(is_same(proof, *prove_connecting("key", *b, *a, hello)));
   hello.node = 1;
-  EXPECT_FALSE(is_same(proof, prove_connecting("key", *a, *b, hello)));
-  EXPECT_FALSE(is_same(prove_accepting("key", *a, *b), prove_accepting("key", *b, *a)));
+  EXPECT_FALSE(is_same(proof, *prove_connecting("key", *a, *b, hello)));
+  EXPECT_FALSE(is_same(*prove_accepting("key", *a, *b), *prove_accepting("key", *b, *a)));
 }
 
 TEST(VerbsHandshake, RefusesWhatIsNone) {
