@@ -9,7 +9,7 @@
 #include <memory>
 
 #include "alloc/unique_fd.h"
-#include "net/tcp/address.h"
+#include "net/address.h"
 #include "net/tcp/handshake.h"
 
 namespace btd::net {

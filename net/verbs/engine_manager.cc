@@ -5,7 +5,7 @@
 #include <cstring>
 #include <utility>
 
-#include "net/verbs/address.h"
+#include "net/address.h"
 #include "net/verbs/engine.h"
 
 namespace btd::net::verbs {
@@ -114,12 +114,12 @@ void VerbsEngine::end_late() {
 }
 
 Result<std::string> VerbsEngine::listen(std::string_view address, Acceptor acceptor) {
-  BTD_ASSIGN(sockaddr_storage at, parse_address(address, true));
+  BTD_ASSIGN(Address at, parse_numeric_address(address, true));
   rdma_cm_id* raw = nullptr;
   if (rdma_create_id(events_.get(), &raw, nullptr, RDMA_PS_TCP) != 0)
     return fail(errno, "The RDMA connection manager makes no more identifiers.");
   ConnectionId id(raw);
-  if (rdma_bind_addr(raw, reinterpret_cast<sockaddr*>(&at)) != 0 || rdma_listen(raw, kBacklog) != 0)
+  if (rdma_bind_addr(raw, at.get()) != 0 || rdma_listen(raw, kBacklog) != 0)
     return fail(errno, "The address " + std::string(address) + " can't be listened on: " +
                            std::strerror(errno) + "; it must be one of an RDMA device, and free.");
   listener_ = std::move(id);
@@ -128,7 +128,7 @@ Result<std::string> VerbsEngine::listen(std::string_view address, Acceptor accep
 }
 
 Result<Endpoint*> VerbsEngine::connect(std::string_view address, Handler& handler) {
-  BTD_TRY(parse_address(address, false));
+  BTD_TRY(parse_numeric_address(address, false));
   return add_connecting(std::string(address), handler);
 }
 
@@ -140,9 +140,9 @@ void VerbsEngine::start_attempt(SessionEndpoint& endpoint) {
   link.endpoint = &mine(endpoint);
   link.peer_name = endpoint.peer_name();
   mine(endpoint).link = &link;
-  auto at = parse_address(endpoint.peer_name(), false);
+  auto at = parse_numeric_address(endpoint.peer_name(), false);
   if (!at) return end_link(link, at.error());
-  if (rdma_resolve_addr(raw, nullptr, reinterpret_cast<sockaddr*>(&*at), kResolveMs) != 0)
+  if (rdma_resolve_addr(raw, nullptr, at->get(), kResolveMs) != 0)
     end_link(link, {errno, "No RDMA device leads to " + endpoint.peer_name() + "."});
 }
 

@@ -6,7 +6,7 @@
 #include <array>
 #include <cerrno>
 
-#include "net/tcp/address.h"
+#include "net/address.h"
 
 namespace btd::net {
 

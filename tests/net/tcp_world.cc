@@ -12,7 +12,7 @@
 #include <fstream>
 #include <random>
 
-#include "net/tcp/address.h"
+#include "net/address.h"
 
 namespace btd::net {
 

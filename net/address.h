@@ -1,4 +1,4 @@
-// Addresses of TCP: "host:port" to and from what the kernel takes.
+// Addresses: "host:port" to and from what the kernel takes.
 #pragma once
 
 #include <sys/socket.h>
@@ -19,7 +19,6 @@ struct Address {
   [[nodiscard]] sockaddr* get() { return reinterpret_cast<sockaddr*>(&bytes); }
   [[nodiscard]] int family() const { return bytes.ss_family; }
   [[nodiscard]] bool is_loopback() const;
-  // As parse_address() takes it.
   [[nodiscard]] std::string text() const;
 };
 
@@ -27,6 +26,11 @@ struct Address {
 // "*" for all of this machine's. A number needs no resolver; a name waits for it.
 // Errors: EINVAL; EHOSTUNREACH the name is unknown, or its server does not answer.
 Result<std::vector<Address>> parse_address(std::string_view text, bool is_passive);
+// The same where nobody can wait for a resolver: the host is a number, or EINVAL. The first one.
+Result<Address> parse_numeric_address(std::string_view text, bool is_passive);
+
+// As parse_address() takes it.
+[[nodiscard]] std::string address_text(const sockaddr& address);
 
 Address local_address(int socket);
 Address peer_address(int socket);

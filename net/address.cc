@@ -1,4 +1,4 @@
-#include "net/tcp/address.h"
+#include "net/address.h"
 
 #include <arpa/inet.h>
 #include <netdb.h>
@@ -19,22 +19,27 @@ struct HostPort {
   std::string port;
 };
 
-bool is_port(std::string_view text) {
+std::optional<std::uint16_t> port_of(std::string_view text) {
   std::uint16_t port = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), port);
-  return error == std::errc{} && end == text.data() + text.size();
+  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+  return port;
 }
 
-std::optional<HostPort> split(std::string_view text) {
+std::optional<HostPort> split(std::string_view text, bool is_passive) {
   const std::size_t colon = text.rfind(':');
-  if (colon == std::string_view::npos || !is_port(text.substr(colon + 1))) return std::nullopt;
+  if (colon == std::string_view::npos) return std::nullopt;
+  const auto port = port_of(text.substr(colon + 1));
+  if (!port) return std::nullopt;
   std::string_view host = text.substr(0, colon);
   if (host.starts_with('[') && host.ends_with(']')) {
     host = host.substr(1, host.size() - 2);
   } else if (host.contains(':')) {
     return std::nullopt;  // an IPv6 address without brackets: where does it end?
   }
-  return HostPort{std::string(host), std::string(text.substr(colon + 1))};
+  if (is_passive && host == "*") host = {};
+  if (!is_passive && (host.empty() || host == "*" || *port == 0)) return std::nullopt;
+  return HostPort{std::string(host), std::to_string(*port)};
 }
 
 struct Free {
@@ -74,21 +79,22 @@ bool Address::is_loopback() const {
   return IN6_IS_ADDR_LOOPBACK(&v6);
 }
 
-std::string Address::text() const {
+std::string Address::text() const { return address_text(*get()); }
+
+std::string address_text(const sockaddr& address) {
+  const bool is_v6 = address.sa_family == AF_INET6;
   std::array<char, NI_MAXHOST> host{};
   std::array<char, NI_MAXSERV> port{};
-  if (::getnameinfo(get(), size, host.data(), host.size(), port.data(), port.size(),
-                    NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+  if (::getnameinfo(&address, is_v6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in), host.data(),
+                    host.size(), port.data(), port.size(), NI_NUMERICHOST | NI_NUMERICSERV) != 0)
     return "an unknown address";
   const std::string name = host.data();
-  return (family() == AF_INET6 ? "[" + name + "]" : name) + ":" + port.data();
+  return (is_v6 ? "[" + name + "]" : name) + ":" + port.data();
 }
 
 Result<std::vector<Address>> parse_address(std::string_view text, bool is_passive) {
-  auto parts = split(text);
-  if (parts && is_passive && parts->host == "*") parts->host.clear();
-  if (!parts || (!is_passive && (parts->host.empty() || parts->host == "*")) ||
-      (parts->port == "0" && !is_passive))
+  const auto parts = split(text, is_passive);
+  if (!parts)
     return fail(EINVAL, "\"" + std::string(text) +
                             "\" is no address: write HOST:PORT, and an IPv6 address in brackets, "
                             "as [::1]:7000.");
@@ -99,6 +105,16 @@ Result<std::vector<Address>> parse_address(std::string_view text, bool is_passiv
     return fail(EHOSTUNREACH, "The host " + parts->host + " can't be found (" +
                                   ::gai_strerror(error) + "); check its name and the resolver.");
   return found;
+}
+
+Result<Address> parse_numeric_address(std::string_view text, bool is_passive) {
+  const auto parts = split(text, is_passive);
+  std::vector<Address> found;
+  if (!parts || resolve(*parts, (is_passive ? AI_PASSIVE : 0) | AI_NUMERICHOST, found) != 0)
+    return fail(EINVAL, "\"" + std::string(text) +
+                            "\" is no address of an RDMA device: write IP:PORT, and an IPv6 "
+                            "address in brackets, as [fd00::1]:7000.");
+  return found.front();
 }
 
 Address local_address(int socket) {
