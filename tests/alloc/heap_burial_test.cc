@@ -15,10 +15,10 @@
 namespace btd {
 namespace {
 
+using test::kSmallLanes;
 using test::Registry;
 using test::User;
 
-constexpr Heap::Options kSmallLanes{.lanes = 3, .lane_bytes = 16 * 1024};
 constexpr auto kAWhile = std::chrono::milliseconds(200);
 
 // A place where a thread stops until it is let on.
@@ -41,20 +41,9 @@ class Gate {
   std::atomic<bool> open_{false};
 };
 
-class HeapBurial : public testing::Test {
+class HeapBurial : public test::SeveralUsers<EmulatedNvram> {
  protected:
-  void SetUp() override {
-    source_ = std::move(*EmulatedNvram::create(512 * 1024, 8));
-    auto heap = Heap::format(*source_, kSmallLanes);
-    ASSERT_TRUE(heap) << heap.error().message;
-    ASSERT_TRUE((*heap)->close());
-  }
-  std::unique_ptr<User> user(unsigned number) {
-    auto made = std::make_unique<User>(*source_, registry_, number);
-    const Status opened = made->open();
-    EXPECT_TRUE(opened) << opened.error().message;
-    return made;
-  }
+  HeapBurial() : SeveralUsers(8) {}
   HeapShared& shared() { return reinterpret_cast<ArenaHeader*>(source_->base())->heap; }
   // Does what a user does, and leaves memory as it was at that fence of it, from 1: there the user
   // died. False: it came to its end first.
@@ -71,9 +60,6 @@ class HeapBurial : public testing::Test {
     user.reset();
     return !then.empty();
   }
-
-  std::unique_ptr<EmulatedNvram> source_;
-  Registry registry_;
 };
 
 // Number 1 died with the lock of the names. Number 0 buries it and stands still in that; so whoever

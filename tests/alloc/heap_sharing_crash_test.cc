@@ -19,10 +19,9 @@ namespace {
 
 using test::CrashPlan;
 using test::HeapModel;
+using test::kSmallLanes;
 using test::Registry;
 using test::User;
-
-constexpr Heap::Options kSmallLanes{.lanes = 3, .lane_bytes = 16 * 1024};
 
 class Crowd {
  public:
@@ -103,22 +102,9 @@ TEST(HeapSharingCrash, LargeBlocksOfOthers) {
   EXPECT_TRUE(report.ok()) << report.summary();
 }
 
-class HeapSharing : public testing::Test {
+class HeapSharing : public test::SeveralUsers<MemoryArenas> {
  protected:
-  void SetUp() override {
-    source_ = std::move(*MemoryArenas::create(512 * 1024, 12));
-    auto heap = Heap::format(*source_, kSmallLanes);
-    ASSERT_TRUE(heap) << heap.error().message;
-    ASSERT_TRUE((*heap)->close());
-  }
-  std::unique_ptr<User> user(unsigned number) {
-    auto made = std::make_unique<User>(*source_, registry_, number);
-    const Status opened = made->open();
-    EXPECT_TRUE(opened) << opened.error().message;
-    return made;
-  }
-  std::unique_ptr<MemoryArenas> source_;
-  Registry registry_;
+  HeapSharing() : SeveralUsers(12) {}
 };
 
 // What others marked on an extent of an arena that nobody had says nothing of who has it next.

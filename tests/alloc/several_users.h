@@ -1,6 +1,8 @@
 // Several users of one heap in one process: what the kernel's locks tell real processes, faked.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <functional>
 #include <map>
 #include <memory>
@@ -10,6 +12,9 @@
 #include "alloc/heap.h"
 
 namespace btd::test {
+
+// What the heaps of these tests have, so that lanes are full soon.
+inline constexpr Heap::Options kSmallLanes{.lanes = 3, .lane_bytes = 16 * 1024};
 
 // Who lives, and who has which arena. Thread-safe.
 class Registry {
@@ -102,6 +107,28 @@ struct User {
     BTD_ASSIGN(heap, Heap::open(*view, Heap::Own::kFew));
     return {};
   }
+};
+
+// A heap of 512 KiB arenas that nobody has open, and its users as a test wants them.
+template <class Source>
+class SeveralUsers : public testing::Test {
+ protected:
+  explicit SeveralUsers(std::uint32_t max_arenas)
+      : source_(std::move(*Source::create(512 * 1024, max_arenas))) {}
+  void SetUp() override {
+    auto heap = Heap::format(*source_, kSmallLanes);
+    ASSERT_TRUE(heap) << heap.error().message;
+    ASSERT_TRUE((*heap)->close());
+  }
+  std::unique_ptr<User> user(unsigned number) {
+    auto made = std::make_unique<User>(*source_, registry_, number);
+    const Status opened = made->open();
+    EXPECT_TRUE(opened) << opened.error().message;
+    return made;
+  }
+
+  std::unique_ptr<Source> source_;
+  Registry registry_;
 };
 
 }  // namespace btd::test
