@@ -113,9 +113,10 @@ struct User {
 template <class Source>
 class SeveralUsers : public testing::Test {
  protected:
-  explicit SeveralUsers(std::uint32_t max_arenas)
-      : source_(std::move(*Source::create(512 * 1024, max_arenas))) {}
+  explicit SeveralUsers(std::uint32_t max_arenas) : max_arenas_(max_arenas) {}
+  // May be called again, for a heap that is new.
   void SetUp() override {
+    source_ = std::move(*Source::create(512 * 1024, max_arenas_));
     auto heap = Heap::format(*source_, kSmallLanes);
     ASSERT_TRUE(heap) << heap.error().message;
     ASSERT_TRUE((*heap)->close());
@@ -127,6 +128,7 @@ class SeveralUsers : public testing::Test {
     return made;
   }
 
+  const std::uint32_t max_arenas_;
   std::unique_ptr<Source> source_;
   Registry registry_;
 };
