@@ -186,11 +186,10 @@ void SessionEngine::serve(SessionEndpoint& endpoint, Time at, bool is_durable) {
       endpoint.begin_attempt(at);
       start_attempt(endpoint);
       break;
-    case Act::kBreak: {
+    case Act::kBreak:
       endpoint.phase_ = SessionEndpoint::Phase::kBreaking;
       break_link(endpoint);
       break;
-    }
     case Act::kClose:
       return destroy(endpoint);
     case Act::kNothing:

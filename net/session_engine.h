@@ -90,11 +90,6 @@ class SessionEngine : public Engine {
   std::size_t step();
   // When the next step() is due if nothing comes: the past if work waits.
   [[nodiscard]] Time next_time();
-  // Ends all links; for the destructor of the shell, which owns them.
-  template <class F>
-  void for_each_endpoint(F&& f) {
-    for (auto& [id, endpoint] : endpoints_) f(*endpoint);
-  }
 
  private:
   void run_tasks();

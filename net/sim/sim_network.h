@@ -47,7 +47,6 @@ class SimNetwork {
 
   [[nodiscard]] Time now() const { return now_; }
   [[nodiscard]] const Faults& faults() const { return faults_; }
-  void set_faults(const Faults& faults) { faults_ = faults; }
   [[nodiscard]] std::mt19937_64& random() { return random_; }
   [[nodiscard]] bool happens(double probability);
 
