@@ -48,6 +48,8 @@ TEST(EtcdOutage, KilledAndRestartedUnderConcurrentLoadNothingIsLostOrDoubled) {
   const auto a = open_store(server.options());
   const auto b = open_store(server.options());
   put(*a, "constant", "here");
+  // Its stream may begin later than the first server ends.
+  ASSERT_TRUE(eventually([&] { return *b->get("constant") == "here"; }));
   std::map<std::string, std::string> copy;
   const auto handle = b->watch("", [&](const WatchEvent& e) { copy[e.key] = *e.value; });
   Load load({a.get(), b.get()});
