@@ -11,6 +11,9 @@ import sys
 import xml.etree.ElementTree as xml
 from collections import defaultdict
 
+SHOWN_LINES = 40
+SHOWN_TESTS = 10  # of a stage
+
 
 def labels_of(build):
     shown = subprocess.run(
@@ -68,6 +71,12 @@ def count(case, output):
     return (0, 0, 1)  # notrun, disabled
 
 
+def show(name, output):
+    """What a failed test printed last: whoever reads only the run's output sees why."""
+    print(f"    {name} failed; it printed last:")
+    print("\n".join("    | " + line for line in output.splitlines()[-SHOWN_LINES:]))
+
+
 def main():
     stage, build, junit, results, failures, skips = sys.argv[1:]
     variant = stage.partition(", ")[2]
@@ -85,6 +94,8 @@ def main():
         tally = count(case, output)
         counts[suite] = [a + b for a, b in zip(counts[suite], tally)]
         if tally[1]:
+            if len(failed) < SHOWN_TESTS:
+                show(name, output)
             inner = re.findall(r"^\[  FAILED  \] (\S+)(?: \(\d+ ms\)|, where.*)?$", output, re.M)
             failed += [f"{suite}: {n}" for n in sorted(set(inner) - {"1"}) or [name]]
         if tally[2]:

@@ -34,7 +34,7 @@ run_ctest() {
   local stage=$1 preset=$2 jobs=$3 junit=$BTD_ROOT/build/logs/$1.xml
   shift 3
   rm -f "$junit"
-  BTD_STEP_TAIL=60 step "$stage" "${NO_ASLR[@]}" ctest --test-dir "$BTD_ROOT/build/$preset" \
+  BTD_STEP_TAIL=12 step "$stage" "${NO_ASLR[@]}" ctest --test-dir "$BTD_ROOT/build/$preset" \
     --output-junit "$junit" --output-on-failure --timeout 600 -j "$jobs" \
     --test-output-size-passed 1000000 --test-output-size-failed 1000000 "$@" || true
   python3 "$BTD_ROOT/.ci/lib/count_results.py" "$stage" "$BTD_ROOT/build/$preset" "$junit" \

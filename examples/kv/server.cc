@@ -22,6 +22,7 @@ namespace {
 constexpr std::size_t kMaxClients = 1000;
 constexpr std::size_t kReadBytes = 64 * 1024;
 constexpr std::size_t kMaxUnsent = 1024 * 1024;  // no request is begun with more replies than this
+constexpr std::size_t kMaxIgnored = 16 * 1024 * 1024;  // of what comes after a connection's end
 
 [[noreturn]] void fail(const std::string& what) {
   throw std::system_error(errno, std::generic_category(), what);
@@ -121,10 +122,13 @@ void Server::serve(int fd, Client& client, std::uint32_t events) {
     if (!send_replies(fd, client)) return drop(fd);
     if (!full || !client.out.empty()) break;
   }
-  if (client.ends && client.out.empty()) return drop(fd);
+  const bool said_all = client.ends && client.out.empty();
+  // A socket closed over unread input resets the connection, and the last reply may be lost with
+  // it: what still comes is read and ignored until the client closes its side.
+  if (said_all) shutdown(fd, SHUT_WR);
   std::uint32_t waits = 0;
   if (!client.out.empty()) waits |= EPOLLOUT;
-  if (!client.ends && client.out.size() - client.sent <= kMaxUnsent) waits |= EPOLLIN;
+  if (said_all || (!client.ends && client.out.size() - client.sent <= kMaxUnsent)) waits |= EPOLLIN;
   if (waits == client.waits) return;
   client.waits = waits;
   watch(fd, waits, EPOLL_CTL_MOD);
@@ -136,6 +140,11 @@ bool Server::receive(int fd, Client& client) {
   client.in.resize(before + kReadBytes);
   const ssize_t got = recv(fd, client.in.data() + before, kReadBytes, 0);
   client.in.resize(before + static_cast<std::size_t>(got > 0 ? got : 0));
+  if (client.ends) {
+    client.ignored += client.in.size();
+    client.in.clear();
+    if (client.ignored > kMaxIgnored) return false;
+  }
   return got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR));
 }
 

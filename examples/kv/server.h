@@ -33,6 +33,7 @@ class Server {
     std::string out;          // replies
     std::size_t sent = 0;     // of out
     bool ends = false;        // when the replies are sent
+    std::size_t ignored = 0;  // bytes that came after that
     std::uint32_t waits = 0;  // for these events
   };
 

@@ -186,7 +186,7 @@ TEST(TcpThreads, ConcurrentEnginesMoveBytes) {
 
 struct Usage {
   Time processor;
-  long switches;
+  long sleeps;  // what it was made to wait for by others does not count
 };
 Usage thread_usage() {
   rusage usage{};
@@ -194,7 +194,7 @@ Usage thread_usage() {
   const auto time = [](const timeval& t) {
     return seconds(t.tv_sec) + std::chrono::microseconds(t.tv_usec);
   };
-  return {time(usage.ru_utime) + time(usage.ru_stime), usage.ru_nvcsw + usage.ru_nivcsw};
+  return {time(usage.ru_utime) + time(usage.ru_stime), usage.ru_nvcsw};
 }
 
 TEST(TcpIdle, UsesNoProcessor) {
@@ -219,8 +219,9 @@ TEST(TcpIdle, UsesNoProcessor) {
   int waits = 0;
   for (; server->now() < until; ++waits) ASSERT_TRUE(server->wait(until));
   const Usage after = thread_usage();
-  EXPECT_LE(after.switches - before.switches, 3);
-  EXPECT_LE(after.processor - before.processor, milliseconds(5));
+  EXPECT_LE(after.sleeps - before.sleeps, 3);
+  // Of 2 s: who spins takes all of them; a machine under load may charge us some of its own work.
+  EXPECT_LE(after.processor - before.processor, milliseconds(40));
   EXPECT_LE(waits, 3);
   client_thread.join();
 }

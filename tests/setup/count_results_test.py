@@ -35,9 +35,13 @@ class Counting(unittest.TestCase):
         for path in files:
             path.write_text("")
         env = dict(os.environ, PATH=f"{self.dir}:{os.environ['PATH']}")
-        subprocess.run(
-            [sys.executable, SCRIPT, stage, self.dir, self.dir / "junit", *files], env=env, check=True
-        )
+        self.printed = subprocess.run(
+            [sys.executable, SCRIPT, stage, self.dir, self.dir / "junit", *files],
+            env=env,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
         return [path.read_text() for path in files]
 
     def test_by_label(self):
@@ -67,6 +71,13 @@ class Counting(unittest.TestCase):
     def test_a_program_that_died_after_its_cases_failed(self):
         output = "[==========] 3 tests from 1 test suite ran. (1 ms total)\n[  PASSED  ] 3 tests.\nleak\n"
         self.assertEqual(self.count(case("b.all", "fail", output))[0], "beta\t3\t1\t0\n")
+
+    def test_what_a_failed_test_printed_is_shown(self):
+        self.count(case("a.one", "run", "fine\n"), case("b.all", "fail", "x\n" * 90 + "why\n"))
+        self.assertIn("b.all failed", self.printed)
+        self.assertIn("| why\n", self.printed)
+        self.assertNotIn("fine", self.printed)
+        self.assertLess(self.printed.count("\n"), 50)
 
     def test_a_skip_is_no_pass_and_has_its_reason(self):
         results, _, skips = self.count(case("a.one", "notrun", "no /dev/fuse here\n"))
