@@ -77,7 +77,7 @@ Status NamePass::gather_format() {
     return fail(EPROTO, "the namespace has version " + std::to_string(format.version) +
                             "; check it with the program that made it");
   hash_key_ = format.hash_key;
-  BTD_ASSIGN(const auto ids_bytes, store_.get(rows::ids_key()));
+  BTD_ASSIGN(const auto ids_bytes, store_.get(rows::ids_key(0)));
   if (!ids_bytes || !rows::parse(*ids_bytes, ids_)) ids_ = {};  // judge_limit() raises it
   has_ids_ = true;
   return {};
@@ -270,7 +270,7 @@ Status NamePass::gather_unknown() {
   }
   BTD_TRY(store_.scan(from, "", strange));
   return scan('m', [&](std::string_view key, std::string_view value) {
-    return key == rows::format_key() || key == rows::ids_key() || strange(key, value);
+    return key == rows::format_key() || key == rows::ids_key(0) || strange(key, value);
   });
 }
 

@@ -55,7 +55,7 @@ void NamePass::judge_limit() {
         [this, next](Batch& batch) -> Status {
           ids_.limit = std::max(ids_.limit, next);
           ids_.suspicious = std::clamp(ids_.suspicious, kRootId + 1, ids_.limit);
-          batch.put(rows::ids_key(), rows::bytes_of(ids_));
+          batch.put(rows::ids_key(0), rows::bytes_of(ids_));
           return {};
         });
 }
@@ -240,7 +240,7 @@ Result<InodeId> NamePass::lost_and_found() {
                      .ctime = now,
                      .btime = now};
     Batch batch;
-    batch.put(rows::ids_key(), rows::bytes_of(ids));
+    batch.put(rows::ids_key(0), rows::bytes_of(ids));
     batch.put(rows::inode_key(id), rows::bytes_of(rows::to_row(made)));
     BTD_TRY(put_entry(batch, kRootId, name, id, made.mode));
     BTD_TRY(set_inode(kRootId, [](rows::InodeRow& row) { ++row.nlink; })(batch));

@@ -13,11 +13,9 @@ namespace btd {
 namespace {
 
 // Repeats a change whose requirements another node's commit broke meanwhile.
-constexpr int kRetries = 64;
-
 template <class Change>
 auto with_retries(const Change& change) -> decltype(change()) {
-  for (int i = 1; i < kRetries; ++i) {
+  for (int i = 1; i < Namespace::kRetries; ++i) {
     auto result = change();
     if (result || result.error().code != EAGAIN) return result;
   }

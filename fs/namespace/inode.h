@@ -10,11 +10,23 @@
 
 namespace btd {
 
+// A node of the cluster; 0 is the node of a namespace that has no other.
+using NodeId = std::uint16_t;
+
 // Never reused, so a node id of the kernel stays true for the life of the pool. 1 is the root.
+// The bits above kNodeShift name the node that made the inode: each node hands out ids of its own
+// without asking the others, and a file's data lie where its id says.
 using InodeId = std::uint64_t;
 inline constexpr InodeId kRootId = 1;
-// Ids from here on name the virtual files under /.btd; the pool never hands them out.
-inline constexpr InodeId kFirstVirtualId = std::uint64_t{1} << 62;
+inline constexpr unsigned kNodeShift = 46;
+[[nodiscard]] constexpr NodeId node_of(InodeId id) { return static_cast<NodeId>(id >> kNodeShift); }
+// Ids of a node lie from here to the first of the next.
+[[nodiscard]] constexpr InodeId first_id_of(std::uint32_t node) {
+  return std::uint64_t{node} << kNodeShift;
+}
+// Ids from here on name the virtual files under /.btd; no node hands them out.
+inline constexpr InodeId kFirstVirtualId = first_id_of(std::uint32_t{1} << 16);
+static_assert(kFirstVirtualId == std::uint64_t{1} << 62);
 
 struct Timestamp {
   std::int64_t nanoseconds = 0;  // since the epoch

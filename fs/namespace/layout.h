@@ -1,7 +1,8 @@
 // The namespace's rows in the MetaStore: keys and values, and nothing else.
 //
 //   'm' "format"               FormatRow       one for each store
-//   'm' "ids"                  IdsRow          which inode ids are handed out
+//   'm' "ids"                  IdsRow          which inode ids node 0 handed out
+//   'm' "ids" node             IdsRow          and another node
 //   'i' id                     InodeRow
 //   'd' directory cookie       EntryRow + name one for each name
 //   's' id                     target          symbolic links
@@ -9,9 +10,9 @@
 //   'o' id                     (empty)         inodes without a name, until their last user is gone
 //   'r' slot                   ResultRow       what the last request of that slot did
 //
-// Ids, cookies and slots are big-endian in keys, so that key order is number order. Values are
-// packed little-endian. A cookie is a keyed hash of the name, moved on by one while it is taken:
-// a name lies within kProbe cookies of its hash.
+// Ids, nodes, cookies and slots are big-endian in keys, so that key order is number order. Values
+// are packed little-endian. A cookie is a keyed hash of the name, moved on by one while it is
+// taken: a name lies within kProbe cookies of its hash.
 #pragma once
 
 #include <bit>
@@ -113,7 +114,11 @@ class Key {
 };
 
 inline Key format_key() { return Key('m').name("format"); }
-inline Key ids_key() { return Key('m').name("ids"); }
+inline Key ids_key(NodeId node) {
+  Key key = Key('m').name("ids");
+  if (node != 0) key.number(node);
+  return key;
+}
 inline Key inode_key(InodeId id) { return Key('i').number(id); }
 inline Key entry_key(InodeId dir, std::uint64_t cookie) {
   return Key('d').number(dir).number(cookie);
@@ -123,7 +128,10 @@ inline Key xattr_key(InodeId id, std::string_view name = {}) {
   return Key('x').number(id).name(name);
 }
 inline Key orphan_key(InodeId id) { return Key('o').number(id); }
-inline Key result_key(std::uint64_t slot) { return Key('r').number(slot); }
+// Slots are a node's own: its number is their upper half.
+inline Key result_key(std::uint32_t node, std::uint32_t slot) {
+  return Key('r').number(std::uint64_t{node} << 32 | slot);
+}
 
 [[nodiscard]] inline std::uint64_t number_at(std::string_view key, std::size_t at) {
   std::uint64_t n = 0;

@@ -35,13 +35,13 @@ Status Namespace::format(MetaStore& store, std::uint32_t root_mode) {
   Batch batch;
   batch.require(rows::format_key(), std::nullopt);
   batch.put(rows::format_key(), rows::bytes_of(format));
-  batch.put(rows::ids_key(), rows::bytes_of(ids));
+  batch.put(rows::ids_key(0), rows::bytes_of(ids));
   batch.put(rows::inode_key(kRootId), rows::bytes_of(rows::to_row(root)));
   return store.commit(batch);
 }
 
-Result<std::unique_ptr<Namespace>> Namespace::open(MetaStore& store) {
-  std::unique_ptr<Namespace> made(new Namespace(store));
+Result<std::unique_ptr<Namespace>> Namespace::open(MetaStore& store, NodeId node) {
+  std::unique_ptr<Namespace> made(new Namespace(store, node));
   BTD_TRY(made->load_format());
   BTD_TRY(made->load_results());
   return made;
@@ -56,15 +56,27 @@ Status Namespace::load_format() {
     return fail(EPROTO, "the namespace has version " + std::to_string(format.version) +
                             ", this program knows version " + std::to_string(rows::kVersion));
   hash_key_ = format.hash_key;
-  BTD_ASSIGN(const auto ids_bytes, store_.get(rows::ids_key()));
   rows::IdsRow ids{};
-  if (!ids_bytes || !rows::parse(*ids_bytes, ids)) return damaged("row of ids", 0);
+  BTD_TRY(load_ids(ids));
   next_id_ = id_limit_ = ids.limit;
   return {};
 }
 
+Result<std::string> Namespace::load_ids(rows::IdsRow& ids) const {
+  BTD_ASSIGN(auto bytes, store_.get(rows::ids_key(node_)));
+  const InodeId first = first_id_of(node_);
+  if (!bytes && node_ != 0) {
+    ids = {.limit = first, .suspicious = first};
+    return std::string();
+  }
+  if (!bytes || !rows::parse(*bytes, ids) || ids.limit < first ||
+      ids.limit > first_id_of(node_ + 1U))
+    return std::unexpected(damaged("row of ids of node", node_).error());
+  return *std::move(bytes);
+}
+
 Status Namespace::load_results() {
-  return store_.scan("r", prefix_end("r"), [this](std::string_view, std::string_view value) {
+  const auto keep = [this](std::string_view, std::string_view value) {
     rows::ResultRow row{};
     if (rows::parse(value, row))
       earlier_.emplace_back(RequestTag{.session = row.session, .unique = row.unique},
@@ -73,7 +85,8 @@ Status Namespace::load_results() {
                                     .replaced = row.replaced,
                                     .replaced_lost_last_link = row.replaced_lost_last_link != 0});
     return true;
-  });
+  };
+  return store_.scan(rows::result_key(node_, 0), rows::result_key(node_ + 1U, 0), keep);
 }
 
 std::optional<Outcome> Namespace::committed(const RequestTag& tag) const {
@@ -184,16 +197,32 @@ Result<bool> Namespace::is_empty(InodeId dir) const {
 
 Result<InodeId> Namespace::allocate_id() {
   const std::lock_guard lock(ids_mutex_);
-  if (next_id_ == id_limit_) {
-    const InodeId oldest = unsettled_.empty() ? next_id_ : *unsettled_.begin();
-    const rows::IdsRow ids{.limit = id_limit_ + kIdBlock, .suspicious = oldest};
-    Batch batch;
-    batch.put(rows::ids_key(), rows::bytes_of(ids));
-    BTD_TRY(store_.commit(batch));
-    id_limit_ = ids.limit;
+  for (int i = 1; next_id_ == id_limit_; ++i) {
+    Status reserved = reserve_ids();
+    if (!reserved && (reserved.error().code != EAGAIN || i == kRetries))
+      return std::unexpected(std::move(reserved).error());
   }
   unsettled_.insert(next_id_);
   return next_id_++;
+}
+
+// A block from where the store says, which may be further than this process knows: a commit in
+// doubt was made after all. Errors: EAGAIN somebody else reserved meanwhile.
+Status Namespace::reserve_ids() {
+  rows::IdsRow ids{};
+  BTD_ASSIGN(const std::string known, load_ids(ids));
+  const InodeId start = ids.limit;
+  if (first_id_of(node_ + 1U) - start < kIdBlock)
+    return fail(ENOSPC, "this node has handed out all ids that it may");
+  ids = {.limit = start + kIdBlock, .suspicious = unsettled_.empty() ? start : *unsettled_.begin()};
+  const auto key = rows::ids_key(node_);
+  Batch batch;
+  batch.require(key, known.empty() ? std::nullopt : std::optional<std::string_view>(known));
+  batch.put(key, rows::bytes_of(ids));
+  BTD_TRY(store_.commit(batch));
+  next_id_ = start;
+  id_limit_ = ids.limit;
+  return {};
 }
 
 void Namespace::id_settled(InodeId id) {
@@ -203,9 +232,8 @@ void Namespace::id_settled(InodeId id) {
 
 Status Namespace::collect_unnamed(const std::function<bool(InodeId)>& has_backing,
                                   const std::function<Status(InodeId)>& remove) {
-  BTD_ASSIGN(const auto bytes, store_.get(rows::ids_key()));
   rows::IdsRow ids{};
-  if (!bytes || !rows::parse(*bytes, ids)) return damaged("row of ids", 0);
+  BTD_TRY(load_ids(ids));
   for (InodeId id = ids.suspicious; id < ids.limit; ++id) {
     BTD_ASSIGN(const auto row, store_.get(rows::inode_key(id)));
     if (!row && has_backing(id)) BTD_TRY(remove(id));
@@ -221,17 +249,19 @@ Status Namespace::commit(Batch& batch, const RequestTag& tag, const Outcome& out
                               .replaced = outcome.replaced,
                               .lost_last_link = outcome.lost_last_link,
                               .replaced_lost_last_link = outcome.replaced_lost_last_link};
-    batch.put(rows::result_key(tag.slot), rows::bytes_of(row));
+    batch.put(rows::result_key(node_, tag.slot), rows::bytes_of(row));
   }
   return store_.commit(batch);
 }
 
 Result<std::vector<InodeId>> Namespace::orphans() const {
   std::vector<InodeId> ids;
-  BTD_TRY(store_.scan("o", prefix_end("o"), [&ids](std::string_view key, std::string_view) {
+  const auto keep = [&ids](std::string_view key, std::string_view) {
     if (key.size() == 9) ids.push_back(rows::number_at(key, 1));
     return true;
-  }));
+  };
+  BTD_TRY(store_.scan(rows::orphan_key(first_id_of(node_)),
+                      rows::orphan_key(first_id_of(node_ + 1U)), keep));
   return ids;
 }
 

@@ -26,6 +26,10 @@
 
 namespace btd {
 
+namespace rows {
+struct IdsRow;
+}
+
 // Names one request of one connection. A slot belongs to one thread of one worker, which has one
 // request at a time, so a slot's row is that thread's last committed request. A new worker takes
 // other slots than the last few before it (incarnation % 8): until every request that the kernel
@@ -72,8 +76,9 @@ class Namespace {
  public:
   // Makes the root directory of an empty store.
   static Status format(MetaStore& store, std::uint32_t root_mode);
-  // Errors: EINVAL for a store without a root. The store must outlive the namespace.
-  static Result<std::unique_ptr<Namespace>> open(MetaStore& store);
+  // As `node` sees it: ids, results and orphans are each node's own; all else is the cluster's. One
+  // namespace for a node. Errors: EINVAL for a store without a root. The store must outlive it.
+  static Result<std::unique_ptr<Namespace>> open(MetaStore& store, NodeId node = 0);
 
   // --- reading -------------------------------------------------------------------------------
   Result<Inode> lookup(InodeId parent, std::string_view name) const;  // ENOENT, ENAMETOOLONG
@@ -84,8 +89,9 @@ class Namespace {
   Result<std::vector<DirEntry>> list(InodeId dir, std::uint64_t cookie, std::size_t limit) const;
 
   // --- changing: one commit each -------------------------------------------------------------
-  // An id for a new inode. Costs a commit once in kIdBlock calls. The caller makes the backing file
-  // of a regular file before create(); collect_unnamed() finds those that a crash left without one.
+  // An id for a new inode of this node. Costs a commit once in kIdBlock calls. The caller makes the
+  // backing file of a regular file before create(); collect_unnamed() finds those that a crash left
+  // without one.
   Result<InodeId> allocate_id();
   // `id` will not be used after all (create failed, or is done): it need not be looked at again.
   void id_settled(InodeId id);
@@ -110,7 +116,7 @@ class Namespace {
                    const RequestTag& tag);
   Status remove_xattr(InodeId id, std::string_view name, const RequestTag& tag);
 
-  // --- orphans: inodes without a name that somebody may still have open ------------------------
+  // --- orphans: inodes of this node without a name that somebody may still have open -----------
   Result<std::vector<InodeId>> orphans() const;
   // Erases an orphan's rows. The caller removed its backing file before. Idempotent.
   Status erase_orphan(InodeId id);
@@ -124,6 +130,7 @@ class Namespace {
                          const std::function<Status(InodeId)>& remove);
 
   static constexpr std::uint64_t kIdBlock = 4096;
+  static constexpr int kRetries = 64;  // of a change that meets another node's
   static constexpr std::size_t kNameMax = 255;
   static constexpr std::uint32_t kLinkMax = 1U << 30;
 
@@ -142,9 +149,12 @@ class Namespace {
     [[nodiscard]] bool taken() const { return id != 0; }
   };
 
-  explicit Namespace(MetaStore& store) : store_(store) {}
+  Namespace(MetaStore& store, NodeId node) : store_(store), node_(node) {}
   Status load_format();
+  // The row of this node's ids, as it stands in the store; empty where the node is new.
+  Result<std::string> load_ids(rows::IdsRow& ids) const;
   Status load_results();
+  Status reserve_ids();
   Result<Loaded> load(InodeId id) const;
   Result<Loaded> load_dir(InodeId id) const;
   Result<Place> find(InodeId dir, std::string_view name) const;
@@ -160,6 +170,7 @@ class Namespace {
   Status commit(Batch& batch, const RequestTag& tag, const Outcome& outcome);
 
   MetaStore& store_;
+  const NodeId node_;
   std::uint64_t hash_key_ = 0;  // of directory cookies; drawn at format
   std::mutex mutex_;            // serialises changes, so that requirements hold on one node
   std::mutex ids_mutex_;

@@ -1,4 +1,5 @@
-// Threads that change and read one tree at once: afterwards every count is what the names say.
+// Threads, of one node and of several, that change and read one tree at once: afterwards every
+// count is what the names say.
 #include <gtest/gtest.h>
 #include <linux/fs.h>
 
@@ -39,12 +40,58 @@ void walk(const Namespace& ns, InodeId dir, std::map<InodeId, Seen>& seen, int d
   }
 }
 
-TEST(NamespaceConcurrency, CountsHoldAfterAStorm) {
+// A thread's random changes of a few names in `dirs`. Returns how many of them succeeded.
+int storm(Namespace& ns, const std::vector<InodeId>& dirs, std::uint32_t thread) {
+  std::mt19937_64 random(thread);
+  int succeeded = 0;
+  for (std::uint64_t i = 0; i < kOperations; ++i) {
+    const RequestTag tag{.session = 1, .unique = i * 2, .slot = thread};
+    const InodeId from = dirs[random() % kDirs];
+    const InodeId to = dirs[random() % kDirs];
+    const std::string a = "n" + std::to_string(random() % kNames);
+    const std::string b = "n" + std::to_string(random() % kNames);
+    switch (random() % 6) {
+      case 0: {
+        const InodeId id = *ns.allocate_id();
+        const std::uint32_t mode = random() % 3 == 0 ? S_IFDIR | 0755 : S_IFREG | 0644;
+        succeeded += ns.create(from, a, id, {.mode = mode}, tag).has_value();
+        ns.id_settled(id);
+        break;
+      }
+      case 1:
+        if (const auto inode = ns.lookup(from, a); inode)
+          succeeded += ns.link(inode->id, to, b, tag).has_value();
+        break;
+      case 2:
+        succeeded += ns.unlink(from, a, tag).has_value();
+        break;
+      case 3:
+        succeeded += ns.rmdir(from, a, tag).has_value();
+        break;
+      case 4:
+        succeeded += ns.rename(from, a, to, b, random() % 2 ? RENAME_EXCHANGE : 0, tag).has_value();
+        break;
+      default:
+        succeeded += ns.list(from, 0, 100).has_value();
+        break;
+    }
+  }
+  return succeeded;
+}
+
+class NamespaceConcurrency : public ::testing::TestWithParam<NodeId> {};
+INSTANTIATE_TEST_SUITE_P(Nodes, NamespaceConcurrency, ::testing::Values(1, 3));
+
+TEST_P(NamespaceConcurrency, CountsHoldAfterAStorm) {
   MemoryStore store;
   ASSERT_TRUE(Namespace::format(store, 0755));
-  auto opened = Namespace::open(store);
-  ASSERT_TRUE(opened);
-  Namespace& ns = **opened;
+  std::vector<std::unique_ptr<Namespace>> nodes;
+  for (NodeId node = 0; node < GetParam(); ++node) {
+    auto opened = Namespace::open(store, node);
+    ASSERT_TRUE(opened);
+    nodes.push_back(*std::move(opened));
+  }
+  Namespace& ns = *nodes.front();
   std::vector<InodeId> dirs{kRootId};
   for (int i = 1; i < kDirs; ++i) {
     const InodeId id = *ns.allocate_id();
@@ -53,45 +100,9 @@ TEST(NamespaceConcurrency, CountsHoldAfterAStorm) {
     dirs.push_back(id);
   }
   std::atomic<int> succeeded{0};
-  const auto storm = [&](std::uint32_t thread) {
-    std::mt19937_64 random(thread);
-    for (std::uint64_t i = 0; i < kOperations; ++i) {
-      const RequestTag tag{.session = 1, .unique = i * 2, .slot = thread};
-      const InodeId from = dirs[random() % kDirs];
-      const InodeId to = dirs[random() % kDirs];
-      const std::string a = "n" + std::to_string(random() % kNames);
-      const std::string b = "n" + std::to_string(random() % kNames);
-      bool done = false;
-      switch (random() % 6) {
-        case 0: {
-          const InodeId id = *ns.allocate_id();
-          const std::uint32_t mode = random() % 3 == 0 ? S_IFDIR | 0755 : S_IFREG | 0644;
-          done = ns.create(from, a, id, {.mode = mode}, tag).has_value();
-          ns.id_settled(id);
-          break;
-        }
-        case 1:
-          if (const auto inode = ns.lookup(from, a); inode)
-            done = ns.link(inode->id, to, b, tag).has_value();
-          break;
-        case 2:
-          done = ns.unlink(from, a, tag).has_value();
-          break;
-        case 3:
-          done = ns.rmdir(from, a, tag).has_value();
-          break;
-        case 4:
-          done = ns.rename(from, a, to, b, random() % 2 ? RENAME_EXCHANGE : 0, tag).has_value();
-          break;
-        default:
-          done = ns.list(from, 0, 100).has_value();
-          break;
-      }
-      succeeded += done;
-    }
-  };
   std::vector<std::thread> threads;
-  for (std::uint32_t t = 0; t < kThreads; ++t) threads.emplace_back(storm, t);
+  for (std::uint32_t t = 0; t < kThreads; ++t)
+    threads.emplace_back([&, t] { succeeded += storm(*nodes[t % nodes.size()], dirs, t); });
   for (auto& t : threads) t.join();
   EXPECT_GT(succeeded.load(), kThreads * kOperations / 10);
 
@@ -102,11 +113,13 @@ TEST(NamespaceConcurrency, CountsHoldAfterAStorm) {
     ASSERT_TRUE(inode);
     EXPECT_EQ(inode->nlink, inode->is_dir() ? 2 + s.subdirs : s.names) << "inode " << id;
   }
-  const auto orphans = ns.orphans();
-  ASSERT_TRUE(orphans);
-  for (const InodeId id : *orphans) {
-    EXPECT_FALSE(seen.contains(id));
-    EXPECT_EQ(ns.get(id)->nlink, 0U);
+  for (const auto& node : nodes) {
+    const auto orphans = node->orphans();
+    ASSERT_TRUE(orphans);
+    for (const InodeId id : *orphans) {
+      EXPECT_FALSE(seen.contains(id));
+      EXPECT_EQ(ns.get(id)->nlink, 0U);
+    }
   }
 }
 

@@ -304,7 +304,7 @@ TEST_F(CheckTest, RowsWithoutAnInode) {
       {std::string(std::string_view(rows::target_key(file_))), "belongs to no symbolic link"},
       {std::string(std::string_view(rows::xattr_key(3000, "user.y"))), "belongs to no inode"},
       {std::string(std::string_view(rows::orphan_key(3000))), "does not exist is marked"},
-      {std::string(std::string_view(rows::result_key(7))), "result has a wrong size"},
+      {std::string(std::string_view(rows::result_key(0, 7))), "result has a wrong size"},
       {"zebra", "of no kind"},
       {"A", "of no kind"},
       {"mother", "of no kind"},
@@ -343,7 +343,7 @@ TEST_F(CheckTest, InodesThatCannotBe) {
 TEST_F(CheckTest, IdsThatWouldBeHandedOutTwice) {
   const rows::IdsRow ids{.limit = 3, .suspicious = 3};
   Batch batch;
-  batch.put(rows::ids_key(), rows::bytes_of(ids));
+  batch.put(rows::ids_key(0), rows::bytes_of(ids));
   commit(batch);
   expect_repaired("handed out a second time");
 }
@@ -389,7 +389,7 @@ TEST_F(CheckTest, BackingFiles) {
   // Below the first suspicious id: no crash leaves that. From there on: a crash may.
   const rows::IdsRow ids{.limit = 5000, .suspicious = 4000};
   Batch batch;
-  batch.put(rows::ids_key(), rows::bytes_of(ids));
+  batch.put(rows::ids_key(0), rows::bytes_of(ids));
   commit(batch);
   for (const InodeId leaked : {InodeId{3000}, InodeId{9000}, fifo_}) {
     write_whole(pool + BackingStore::path(leaked), "leak");
