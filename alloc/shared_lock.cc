@@ -20,6 +20,18 @@ void futex_wait(std::uint32_t* word, std::uint32_t value) {
   syscall(SYS_futex, word, FUTEX_WAIT, value, &timeout, nullptr, 0);
 }
 
+Status still_held(const std::string& name, bool died, int process) {
+  if (died) {
+    return fail(ETIMEDOUT, "A user of the heap died holding " + name +
+                               ", and nobody finishes its work; end the other processes that have "
+                               "the heap open, and open it again.");
+  }
+  return fail(ETIMEDOUT, "Another user of the heap" +
+                             (process != 0 ? " (process " + std::to_string(process) + ")" : "") +
+                             " holds " + name +
+                             " and does not go on; continue or end that process.");
+}
+
 }  // namespace
 
 void SharedLock::wake(transient<std::uint32_t>& word) {
@@ -46,15 +58,10 @@ Status SharedLock::wait(transient<std::uint32_t>& word, const Context& context, 
     futex_wait(reinterpret_cast<std::uint32_t*>(&word), value | kWaiters);
     const unsigned user = (value & ~kWaiters) - 1;
     if ((at.load(std::memory_order_relaxed) & ~kWaiters) != user + 1) continue;
-    if (user != context.users.self() && !context.users.alive(user)) {
-      context.bury(user);
-    } else if (Clock::now() > until) {
-      const int process = context.users.process_of(user);
-      return fail(ETIMEDOUT,
-                  std::string("Another user of the heap") +
-                      (process != 0 ? " (process " + std::to_string(process) + ")" : "") +
-                      " holds " + name + " and does not go on; continue or end that process.");
-    }
+    const bool died = user != context.users.self() && !context.users.alive(user);
+    if (died) context.bury(user);
+    if (Clock::now() > until && holder(word) == user)
+      return still_held(name, died, context.users.process_of(user));
   }
 }
 

@@ -3,7 +3,8 @@
 // The word holds the user (alloc/users.h) whose thread has the lock. Uncontended it is one atomic
 // operation; else a short spin, then a futex. A waiter looks now and then whether the holder still
 // lives: a dead one is reported to who can clean up after it. No wait is for ever: a holder
-// that lives and does not go on (stopped by a debugger) is an error after kPatience.
+// that lives and does not go on (stopped by a debugger) is an error after kPatience, and so is a
+// dead one that cannot be buried.
 // Not recursive. Thread-safety: any thread of any process.
 #pragma once
 

@@ -188,6 +188,22 @@ TEST_F(Burial, AHolderThatLivesAndStandsStillIsAnErrorThatNamesTheJournal) {
   EXPECT_NE(waited.error().message.find("holds the journal"), std::string::npos);
 }
 
+TEST(SharedLockWait, ADeadHolderThatCannotBeBuriedIsAnErrorThatSaysWhatToDo) {
+  FewUsers users;
+  users.dead.insert(kDead);
+  int burials = 0;
+  const SharedLock::Context context{users, [&](unsigned user) { burials += user == kDead; }};
+  transient<std::uint32_t> word{};
+  ASSERT_TRUE(SharedLock::try_lock(word, kDead));
+  const Status waited = SharedLock::lock(word, context, "the roots");
+  ASSERT_FALSE(waited);
+  EXPECT_EQ(waited.error().code, ETIMEDOUT);
+  EXPECT_NE(waited.error().message.find("died holding the roots"), std::string::npos);
+  EXPECT_GT(burials, 1);
+  SharedLock::release_of(word, kDead);
+  EXPECT_TRUE(SharedLock::lock(word, context, "the roots"));
+}
+
 // The test itself: without the burial's work the record is half done, and that is seen.
 TEST_F(Burial, ForgettingTheDeadLeavesHalf) {
   ASSERT_TRUE(commit(1));
