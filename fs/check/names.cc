@@ -270,7 +270,8 @@ Status NamePass::gather_unknown() {
   }
   BTD_TRY(store_.scan(from, "", strange));
   return scan('m', [&](std::string_view key, std::string_view value) {
-    return key == rows::format_key() || key == rows::ids_key(0) || strange(key, value);
+    return key == rows::format_key() || key == rows::ids_key(0) || key == rows::moves_key() ||
+           strange(key, value);
   });
 }
 

@@ -43,7 +43,7 @@ class NamePass {
     InodeId id = 0;
     InodeId parent = 0;        // of a directory: the one that names it; 0: none
     std::uint64_t cookie = 0;  // of that entry
-    std::uint64_t size = 0;
+    std::uint64_t size = 0;    // of a directory: the parent that its row says
     std::uint32_t mode = 0;
     std::uint32_t nlink = 0;
     std::uint32_t names = 0;

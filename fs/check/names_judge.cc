@@ -88,6 +88,10 @@ void NamePass::judge_inode(const Node& node) {
             batch.erase(rows::orphan_key(id));
             return {};
           });
+  if (S_ISDIR(node.mode) && node.size != 0 && node.size != node.parent)
+    wrong(inode_text(node.id) + " says that it lies in " + std::to_string(node.size) +
+              ", but lies in directory " + std::to_string(node.parent),
+          set_inode(node.id, [parent = node.parent](rows::InodeRow& row) { row.size = parent; }));
   const std::uint32_t expected = S_ISDIR(node.mode) ? 2 + node.subdirs : node.names;
   if (node.nlink != expected)
     wrong(inode_text(node.id) + " has the link count " + std::to_string(node.nlink) +
@@ -177,7 +181,10 @@ NamePass::Build NamePass::remove_inode(InodeId id) {
 NamePass::Build NamePass::reconnect(const Node& node) {
   return [this, id = node.id, mode = node.mode](Batch& batch) -> Status {
     BTD_ASSIGN(const InodeId parent, lost_and_found());
-    if (S_ISDIR(mode)) BTD_TRY(set_inode(parent, [](rows::InodeRow& row) { ++row.nlink; })(batch));
+    if (S_ISDIR(mode)) {
+      BTD_TRY(set_inode(parent, [](rows::InodeRow& row) { ++row.nlink; })(batch));
+      BTD_TRY(set_inode(id, [parent](rows::InodeRow& row) { row.size = parent; })(batch));
+    }
     return put_entry(batch, parent, "#" + std::to_string(id), id, mode);
   };
 }
@@ -235,6 +242,7 @@ Result<InodeId> NamePass::lost_and_found() {
     const Inode made{.id = id,
                      .mode = S_IFDIR | 0700,
                      .nlink = 2,
+                     .parent = kRootId,
                      .atime = now,
                      .mtime = now,
                      .ctime = now,

@@ -89,11 +89,10 @@ void FileTable::release(std::uint32_t slot, InodeId id) {
   }
 }
 
-bool FileTable::forget(InodeId id, std::uint64_t n) {
+void FileTable::forget(InodeId id, std::uint64_t n) {
   std::lock_guard lock(stripe(id));
   const StateEntry entry = state_.forget(id, n);
   if (entry.id != 0 && entry.nlookup == 0 && entry.opens == 0) drop_if_idle_locked(entry);
-  return entry.nlookup == 0;
 }
 
 void FileTable::orphaned(InodeId id) {

@@ -51,8 +51,7 @@ class FileTable {
   // Errors: ESTALE the data is gone; those of the backing store.
   Result<int> open(std::uint32_t slot, InodeId id, int dlookup, int fd);
   void release(std::uint32_t slot, InodeId id);
-  // Whether the kernel has no lookup of it left.
-  bool forget(InodeId id, std::uint64_t n);
+  void forget(InodeId id, std::uint64_t n);
   // The last name of `id` went, or it never had one.
   void orphaned(InodeId id);
 

@@ -70,9 +70,8 @@ fuse_entry_param plain_entry(InodeId id, std::uint32_t type) {
   return entry;
 }
 
-Result<fuse_entry_param> plus_entry(Server& s, InodeId dir, const DirEntry& name) {
+Result<fuse_entry_param> plus_entry(Server& s, const DirEntry& name) {
   BTD_ASSIGN(const Inode inode, s.names.get(name.id));
-  s.parents->note(inode, dir);
   fuse_entry_param entry{};
   BTD_ASSIGN(entry.attr, attributes(s, inode));
   entry.ino = inode.id;
@@ -97,7 +96,11 @@ void list_virtual(Listing& listing, InodeId dir, off_t offset) {
 }
 
 Status list_names(Server& s, Listing& listing, InodeId dir, off_t offset, bool plus) {
-  if (!add_dots(listing, dir, s.parents->of(dir), offset)) return {};
+  if (offset < 2) {
+    BTD_ASSIGN(const Inode inode, s.names.get(dir));
+    // The root's parent is the root; one that an older version did not note is said to be it too.
+    if (!add_dots(listing, dir, inode.parent != 0 ? inode.parent : kRootId, offset)) return {};
+  }
   std::uint64_t cookie = offset > 2 ? static_cast<std::uint64_t>(offset) : 0;
   for (;;) {
     const std::size_t limit = plus ? kMaxPlusEntries - listing.entries() : kPlainBatch;
@@ -111,7 +114,7 @@ Status list_names(Server& s, Listing& listing, InodeId dir, off_t offset, bool p
       }
       auto entry = plain_entry(name.id, name.type);
       if (plus) {
-        auto full = plus_entry(s, dir, name);
+        auto full = plus_entry(s, name);
         if (!full && full.error().code != ENOENT) return fail(full.error().code);
         if (full) entry = *full;  // removed meanwhile: its bare name is still a true answer
       }

@@ -50,10 +50,7 @@ void lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
     return id ? reply_virtual(req, *id) : reply_absent(req);
   }
   auto inode = s.names.lookup(parent, name);
-  if (inode) {
-    s.parents->note(*inode, parent);
-    return reply_entry(req, scope, *inode);
-  }
+  if (inode) return reply_entry(req, scope, *inode);
   if (inode.error().code == ENOENT) return reply_absent(req);
   reply_error(req, inode.error().code);
 }
@@ -92,7 +89,6 @@ void make_named(fuse_req_t req, std::uint32_t opcode, fuse_ino_t parent, const c
   auto inode = make_inode(s, parent, name, node, &fd);
   if (!inode) return reply_error(req, inode.error().code);
   scope.reached(KillPoint::kCommitted);
-  s.parents->note(*inode, parent);
   reply_entry(req, scope, *inode);
 }
 
@@ -223,10 +219,6 @@ void rename(fuse_req_t req, fuse_ino_t from, const char* name, fuse_ino_t to, co
   const Result<Outcome> outcome =
       done ? Result<Outcome>(*done)
            : s.names.rename(from, name, to, new_name, flags, current_request().tag);
-  if (outcome) {
-    s.parents->moved(outcome->id, to);
-    if ((flags & RENAME_EXCHANGE) != 0) s.parents->moved(outcome->replaced, from);
-  }
   finish_removal(req, scope, outcome);
 }
 
@@ -241,7 +233,7 @@ void readlink(fuse_req_t req, fuse_ino_t id) {
 
 void drop_lookups(Server& s, InodeId id, std::uint64_t n) {
   if (is_virtual(id) || id == kRootId) return;
-  if (s.files.forget(id, n)) s.parents->forgotten(id);
+  s.files.forget(id, n);
 }
 
 // The kernel drops its references; nobody waits for an answer, and it never asks again.

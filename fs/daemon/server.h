@@ -17,7 +17,6 @@
 #include "fs/daemon/backing_grant.h"
 #include "fs/daemon/daemon.h"
 #include "fs/daemon/files.h"
-#include "fs/daemon/parents.h"
 #include "fs/daemon/request.h"
 #include "fs/daemon/virtual_tree.h"
 #include "fs/pool/pool.h"
@@ -39,7 +38,6 @@ struct Server {
   FileTable& files;
   Metrics& metrics;
   VirtualTree* virtual_tree = nullptr;
-  Parents* parents = nullptr;
   Tickets* tickets = nullptr;
   std::string backing_socket;      // where tickets are good; empty: nowhere
   std::string passthrough_reason;  // why there is none; empty if there is

@@ -138,7 +138,6 @@ class Worker {
     server_ = std::make_unique<Server>(Server{args_, *pool_, *names_, *state_, *files_, metrics_});
     virtual_tree_ = std::make_unique<VirtualTree>(*server_);
     server_->virtual_tree = virtual_tree_.get();
-    server_->parents = &parents_;
     server_->tickets = &tickets_;
     server_->started_ns = monotonic_ns();
     session_ = new_session(*server_);
@@ -285,7 +284,6 @@ class Worker {
   std::unique_ptr<Namespace> names_;
   std::unique_ptr<FileTable> files_;
   Metrics metrics_;
-  Parents parents_;
   Tickets tickets_;
   std::unique_ptr<Server> server_;
   std::unique_ptr<VirtualTree> virtual_tree_;

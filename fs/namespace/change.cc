@@ -51,6 +51,7 @@ Inode make_inode(InodeId id, const NewInode& node, const Inode& parent) {
              .rdev = node.rdev,
              .flags = parent.flags & kInodeSparse,
              .size = node.target.size(),
+             .parent = S_ISDIR(node.mode) ? parent.id : 0,
              .atime = now,
              .mtime = now,
              .ctime = now,
@@ -178,7 +179,7 @@ Result<Outcome> Namespace::rename(InodeId from, std::string_view name, InodeId t
     BTD_ASSIGN(auto target_dir, load_dir(to));
     BTD_ASSIGN(const auto source, find_taken(from, name));
     BTD_ASSIGN(const auto target, find(to, new_name));
-    if (source.id == to) return fail(EINVAL);  // deeper loops the kernel refuses before it asks
+    if (source.id == to) return fail(EINVAL);
     if (flags & RENAME_EXCHANGE) {
       if (!target.taken()) return fail(ENOENT);
       if (target.id == from) return fail(EINVAL);
@@ -189,6 +190,34 @@ Result<Outcome> Namespace::rename(InodeId from, std::string_view name, InodeId t
     if (source.id == target.id) return Outcome{.id = source.id};  // two names of one inode: POSIX
     return move(source_dir, source, target_dir, target, new_name, tag);
   });
+}
+
+// Walks up from `to`. Where an older version did not note a parent, the kernel alone keeps watch.
+Status Namespace::refuse_loop(InodeId moved, InodeId to) const {
+  constexpr int kDeepest = 1 << 16;
+  for (int depth = 0; to != kRootId && to != 0; ++depth) {
+    if (to == moved) return fail(EINVAL);
+    if (depth == kDeepest) return fail(ELOOP, "the directories lie too deep in each other");
+    BTD_ASSIGN(const auto dir, load(to));
+    to = dir.inode.parent;
+  }
+  return {};
+}
+
+// Two moves at once, each below what the other moves, would make a loop that neither sees: so each
+// requires that there was no other since it looked.
+Status Namespace::reparent(Batch& batch, Inode& moved, InodeId to) {
+  if (!moved.is_dir() || moved.parent == to) return {};
+  const auto key = rows::moves_key();
+  BTD_ASSIGN(const auto known, store_.get(key));
+  BTD_TRY(refuse_loop(moved.id, to));
+  std::uint64_t moves = 0;
+  if (known) static_cast<void>(rows::parse(*known, moves));
+  ++moves;
+  batch.require(key, known ? std::optional<std::string_view>(*known) : std::nullopt);
+  batch.put(key, rows::bytes_of(moves));
+  moved.parent = to;
+  return {};
 }
 
 // `from` and `to` may be one directory: then `from` alone is changed and put.
@@ -208,6 +237,8 @@ Result<Outcome> Namespace::exchange(Loaded& from, const Place& a, Loaded& to, co
   touch(from.inode, now);
   touch(to.inode, now);
   Batch batch;
+  BTD_TRY(reparent(batch, first.inode, to.inode.id));
+  BTD_TRY(reparent(batch, second.inode, from.inode.id));
   const auto key_a = rows::entry_key(from.inode.id, a.cookie);
   const auto key_b = rows::entry_key(to.inode.id, b.cookie);
   batch.require(key_a, a.row);
@@ -254,6 +285,7 @@ Result<Outcome> Namespace::move(Loaded& from, const Place& source, Loaded& to, c
     --from.inode.nlink;
     ++to_dir.inode.nlink;
   }
+  BTD_TRY(reparent(batch, moved.inode, to.inode.id));
   moved.inode.ctime = now;
   touch(from.inode, now);
   touch(to_dir.inode, now);

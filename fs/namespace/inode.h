@@ -53,6 +53,7 @@ struct Inode {
   std::uint32_t rdev = 0;
   std::uint32_t flags = 0;
   std::uint64_t size = 0;  // symbolic link: length of its target; else 0
+  InodeId parent = 0;      // directory: the one it lies in; 0: not noted, or the root
   Timestamp atime, mtime, ctime, btime;
 
   [[nodiscard]] bool is_dir() const { return S_ISDIR(mode); }

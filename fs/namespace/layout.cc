@@ -37,7 +37,7 @@ InodeRow to_row(const Inode& inode) {
           .gid = inode.gid,
           .rdev = inode.rdev,
           .flags = inode.flags,
-          .size = inode.size,
+          .size = inode.is_dir() ? inode.parent : inode.size,
           .atime_ns = inode.atime.nanoseconds,
           .mtime_ns = inode.mtime.nanoseconds,
           .ctime_ns = inode.ctime.nanoseconds,
@@ -45,6 +45,7 @@ InodeRow to_row(const Inode& inode) {
 }
 
 Inode from_row(InodeId id, const InodeRow& row) {
+  const bool is_dir = S_ISDIR(row.mode);
   return {.id = id,
           .mode = row.mode,
           .nlink = row.nlink,
@@ -52,7 +53,8 @@ Inode from_row(InodeId id, const InodeRow& row) {
           .gid = row.gid,
           .rdev = row.rdev,
           .flags = row.flags,
-          .size = row.size,
+          .size = is_dir ? 0 : row.size,
+          .parent = is_dir ? row.size : 0,
           .atime = {row.atime_ns},
           .mtime = {row.mtime_ns},
           .ctime = {row.ctime_ns},

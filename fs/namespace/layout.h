@@ -3,6 +3,7 @@
 //   'm' "format"               FormatRow       one for each store
 //   'm' "ids"                  IdsRow          which inode ids node 0 handed out
 //   'm' "ids" node             IdsRow          and another node
+//   'm' "moves"                number          of directories moved to another: no two at once
 //   'i' id                     InodeRow
 //   'd' directory cookie       EntryRow + name one for each name
 //   's' id                     target          symbolic links
@@ -53,7 +54,8 @@ struct InodeRow {
   std::uint32_t gid;
   std::uint32_t rdev;
   std::uint32_t flags;
-  std::uint64_t size;
+  std::uint64_t
+      size;  // symbolic link: of its target; directory: the id of the one it lies in, or 0
   std::int64_t atime_ns;
   std::int64_t mtime_ns;
   std::int64_t ctime_ns;
@@ -119,6 +121,7 @@ inline Key ids_key(NodeId node) {
   if (node != 0) key.number(node);
   return key;
 }
+inline Key moves_key() { return Key('m').name("moves"); }
 inline Key inode_key(InodeId id) { return Key('i').number(id); }
 inline Key entry_key(InodeId dir, std::uint64_t cookie) {
   return Key('d').number(dir).number(cookie);

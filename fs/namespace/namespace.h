@@ -104,7 +104,8 @@ class Namespace {
   Result<Inode> link(InodeId id, InodeId parent, std::string_view name, const RequestTag& tag);
   Result<Outcome> unlink(InodeId parent, std::string_view name, const RequestTag& tag);
   Result<Outcome> rmdir(InodeId parent, std::string_view name, const RequestTag& tag);
-  // flags: 0, RENAME_NOREPLACE or RENAME_EXCHANGE.
+  // flags: 0, RENAME_NOREPLACE or RENAME_EXCHANGE. EINVAL also where a directory would come to lie
+  // below itself: a kernel sees that of its own mount's moves only.
   Result<Outcome> rename(InodeId from, std::string_view name, InodeId to, std::string_view new_name,
                          unsigned flags, const RequestTag& tag);
   Result<Inode> change(InodeId id, const AttrChange& change, const RequestTag& tag);
@@ -167,6 +168,9 @@ class Namespace {
                            const RequestTag& tag);
   Result<Outcome> move(Loaded& from, const Place& source, Loaded& to, const Place& target,
                        std::string_view new_name, const RequestTag& tag);
+  // `moved` comes to lie in `to`, if it is a directory.
+  Status reparent(Batch& batch, Inode& moved, InodeId to);
+  [[nodiscard]] Status refuse_loop(InodeId moved, InodeId to) const;
   Status commit(Batch& batch, const RequestTag& tag, const Outcome& outcome);
 
   MetaStore& store_;

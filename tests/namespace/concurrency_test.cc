@@ -35,6 +35,7 @@ void walk(const Namespace& ns, InodeId dir, std::map<InodeId, Seen>& seen, int d
     EXPECT_EQ(inode->mode & S_IFMT, entry.type);
     ++seen[entry.id].names;
     if (!inode->is_dir()) continue;
+    EXPECT_EQ(inode->parent, dir);
     ++seen[dir].subdirs;
     walk(ns, entry.id, seen, depth + 1);
   }
@@ -81,6 +82,49 @@ int storm(Namespace& ns, const std::vector<InodeId>& dirs, std::uint32_t thread)
 
 class NamespaceConcurrency : public ::testing::TestWithParam<NodeId> {};
 INSTANTIATE_TEST_SUITE_P(Nodes, NamespaceConcurrency, ::testing::Values(1, 3));
+
+// Directories that are moved into each other, by nodes that do not see each other's moves: all of
+// them stay below the root, and each says where it lies.
+TEST_P(NamespaceConcurrency, MovesOfDirectoriesMakeNoLoops) {
+  constexpr std::uint64_t kMoved = 8;
+  MemoryStore store;
+  ASSERT_TRUE(Namespace::format(store, 0755));
+  std::vector<std::unique_ptr<Namespace>> nodes;
+  for (NodeId node = 0; node < GetParam(); ++node) {
+    auto opened = Namespace::open(store, node);
+    ASSERT_TRUE(opened);
+    nodes.push_back(*std::move(opened));
+  }
+  std::vector<InodeId> dirs;
+  for (std::uint64_t i = 0; i < kMoved; ++i) {
+    dirs.push_back(*nodes[0]->allocate_id());
+    ASSERT_TRUE(
+        nodes[0]->create(kRootId, "d" + std::to_string(i), dirs[i], {.mode = S_IFDIR | 0755}, {}));
+  }
+  std::atomic<int> moved{0}, refused{0};
+  std::vector<std::thread> threads;
+  for (std::uint32_t t = 0; t < kThreads; ++t)
+    threads.emplace_back([&, t] {
+      std::mt19937_64 random(t);
+      Namespace& ns = *nodes[t % nodes.size()];
+      for (int i = 0; i < kOperations; ++i) {
+        const std::uint64_t which = random() % kMoved;
+        const auto inode = ns.get(dirs[which]);
+        const std::uint64_t place = random() % (kMoved + 2);
+        const InodeId to = place < kMoved ? dirs[place] : kRootId;
+        const std::string name = "d" + std::to_string(which);
+        const auto done = ns.rename(inode->parent, name, to, name, 0, {});
+        moved += done.has_value();
+        refused += !done && done.error().code == EINVAL;
+      }
+    });
+  for (auto& t : threads) t.join();
+  EXPECT_GT(moved.load(), 0);
+  EXPECT_GT(refused.load(), 0);
+  std::map<InodeId, Seen> seen;
+  walk(*nodes[0], kRootId, seen, 0);
+  for (const InodeId dir : dirs) EXPECT_EQ(seen[dir].names, 1U) << dir << " cannot be reached";
+}
 
 TEST_P(NamespaceConcurrency, CountsHoldAfterAStorm) {
   MemoryStore store;

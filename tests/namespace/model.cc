@@ -4,6 +4,8 @@
 #include <linux/fs.h>
 #include <sys/xattr.h>
 
+#include <algorithm>
+
 namespace btd::testing {
 
 namespace {
@@ -88,6 +90,12 @@ int Model::unlink(const Operation& op, bool directory) {
   return 0;
 }
 
+bool Model::lies_below(InodeId dir, InodeId id) const {
+  return std::ranges::any_of(nodes_.at(dir).entries, [&](const auto& entry) {
+    return entry.second == id || lies_below(entry.second, id);
+  });
+}
+
 int Model::rename(const Operation& op) {
   for (const InodeId id : {op.a, op.b}) {
     if (!nodes_.contains(id)) return ENOENT;
@@ -108,6 +116,7 @@ int Model::rename(const Operation& op) {
     if (target == op.a) return EINVAL;
     const bool other_dir = S_ISDIR(nodes_.at(target).mode);
     if (source == target) return 0;
+    if (op.a != op.b && (lies_below(source, op.b) || lies_below(target, op.a))) return EINVAL;
     if (dir != other_dir) {
       Node& gains = dir ? to : from;
       Node& loses = dir ? from : to;
@@ -123,6 +132,9 @@ int Model::rename(const Operation& op) {
     const Node& victim = nodes_.at(target);
     if (dir != S_ISDIR(victim.mode)) return dir ? ENOTDIR : EISDIR;
     if (dir && !victim.entries.empty()) return ENOTEMPTY;
+  }
+  if (lies_below(source, op.b)) return EINVAL;
+  if (target != 0) {
     if (dir) --to.nlink;
     drop(target);
   }

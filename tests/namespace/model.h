@@ -57,6 +57,7 @@ class Model {
   int insert(const Operation& op, InodeId id, std::uint32_t type);
   int unlink(const Operation& op, bool directory);
   int rename(const Operation& op);
+  [[nodiscard]] bool lies_below(InodeId dir, InodeId id) const;
   void drop(InodeId id);
   [[nodiscard]] bool live_dir(InodeId id) const;
 

@@ -47,9 +47,10 @@ class NamespaceNodes : public ::testing::Test {
     EXPECT_TRUE(opened) << (opened ? "" : opened.error().message);
     return opened ? *std::move(opened) : nullptr;
   }
-  static InodeId make(Namespace& ns, std::string_view name, const RequestTag& tag = {}) {
+  static InodeId make(Namespace& ns, std::string_view name, const RequestTag& tag = {},
+                      std::uint32_t type = S_IFREG, InodeId dir = kRootId) {
     const InodeId id = ns.allocate_id().value_or(0);
-    EXPECT_TRUE(ns.create(kRootId, name, id, {.mode = S_IFREG | 0644}, tag));
+    EXPECT_TRUE(ns.create(dir, name, id, {.mode = type | 0755}, tag));
     ns.id_settled(id);
     return id;
   }
@@ -87,6 +88,28 @@ TEST_F(NamespaceNodes, TwoProcessesOfOneNodeNeverHandOutOneIdTwice) {
   const InodeId mine = (*opened)->allocate_id().value_or(0);
   EXPECT_NE(others, 0U);
   EXPECT_EQ(mine, others + Namespace::kIdBlock);
+}
+
+// Each node's kernel finds the move all right: neither sees the other's.
+TEST_F(NamespaceNodes, TwoMovesAtOnceMakeNoLoop) {
+  const auto other = open(1);
+  const auto mkdir = [&](InodeId dir, const char* name) {
+    return make(*other, name, {}, S_IFDIR, dir);
+  };
+  // No row is in both moves: only what they say of each other's ways up is.
+  const InodeId left = mkdir(kRootId, "left"), right = mkdir(kRootId, "right");
+  const InodeId a = mkdir(left, "a"), b = mkdir(right, "b");
+  const InodeId below_a = mkdir(a, "below"), below_b = mkdir(b, "below");
+  MeddledStore meddled(store_,
+                       [&] { EXPECT_TRUE(other->rename(right, "b", below_a, "b", 0, {})); });
+  const auto opened = Namespace::open(meddled, 2);
+  ASSERT_TRUE(opened);
+  const auto moved = (*opened)->rename(left, "a", below_b, "a", 0, {});
+  ASSERT_FALSE(moved);
+  EXPECT_EQ(moved.error().code, EINVAL);
+  EXPECT_EQ(other->get(below_b)->parent, b);
+  EXPECT_EQ(other->get(b)->parent, below_a);
+  EXPECT_EQ(other->get(a)->parent, left);
 }
 
 TEST_F(NamespaceNodes, TheLastIdOfANodeIsFollowedByAnError) {

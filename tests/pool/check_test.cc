@@ -340,6 +340,17 @@ TEST_F(CheckTest, InodesThatCannotBe) {
   expect_repaired("nothing waits for it");
 }
 
+TEST_F(CheckTest, ADirectoryThatSaysAWrongParent) {
+  rows::InodeRow row = row_of(sub_);
+  ASSERT_EQ(row.size, dir_);
+  row.size = kRootId;
+  Batch batch;
+  batch.put(rows::inode_key(sub_), rows::bytes_of(row));
+  commit(batch);
+  expect_repaired("says that it lies in");
+  EXPECT_EQ(row_of(sub_).size, dir_);
+}
+
 TEST_F(CheckTest, IdsThatWouldBeHandedOutTwice) {
   const rows::IdsRow ids{.limit = 3, .suspicious = 3};
   Batch batch;
