@@ -40,7 +40,6 @@ Lease::Lease(Lease&& other) noexcept { *this = std::move(other); }
 
 Lease& Lease::operator=(Lease&& other) noexcept {
   std::swap(device_, other.device_);
-  std::swap(local_, other.local_);
   std::swap(bounce_, other.bounce_);
   std::swap(own_, other.own_);
   std::swap(regions_, other.regions_);
@@ -48,8 +47,11 @@ Lease& Lease::operator=(Lease&& other) noexcept {
   return *this;
 }
 
-Lease::~Lease() {
-  for (std::size_t i = 0; i < region_count_; ++i) --regions_[i]->users;
+Lease::~Lease() { end(); }
+
+void Lease::end() {
+  for (; region_count_ > 0; --region_count_) --regions_[region_count_ - 1]->users;
+  if (!own_.empty()) own_.clear();
   if (bounce_ == nullptr) return;
   --device_->bounces_;
   device_->give_buffer(std::move(bounce_));
@@ -261,47 +263,57 @@ LocalRegion* Device::find(const iovec& segment, bool is_written) {
   return is_inside && (region.is_writable || !is_written) ? &region : nullptr;
 }
 
-std::optional<Lease> Device::lease(std::span<const iovec> segments, bool is_written) {
-  Lease lease;
+bool Device::bounce(std::size_t total, Lease& lease, LocalList& local) {
+  if (bounces_ == kMaxBounces) return false;
+  auto buffer = take_buffer();
+  if (!buffer) return false;
+  ++bounces_;
+  lease.bounce_ = *std::move(buffer);
+  local.push_back({.address = reinterpret_cast<std::uintptr_t>(lease.bounce()),
+                   .length = static_cast<std::uint32_t>(total),
+                   .lkey = lease.bounce_->memory->lkey});
+  return true;
+}
+
+bool Device::lend(std::span<const iovec> segments, bool is_written, Lease& lease,
+                  LocalList& local) {
   lease.device_ = this;
+  local.clear();
+  std::array<LocalRegion*, kMaxSegments> found{};
   std::size_t total = 0;
   bool is_known = true;
-  for (const iovec& segment : segments) {
-    total += segment.iov_len;
-    is_known = is_known && (segment.iov_len == 0 || find(segment, is_written) != nullptr);
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    total += segments[i].iov_len;
+    if (segments[i].iov_len == 0) continue;
+    found[i] = find(segments[i], is_written);
+    is_known = is_known && found[i] != nullptr;
   }
-  if (!is_known && total <= Buffer::kBytes) {
-    if (bounces_ == kMaxBounces) return std::nullopt;
-    auto buffer = take_buffer();
-    if (!buffer) return std::nullopt;
-    ++bounces_;
-    lease.bounce_ = *std::move(buffer);
-    lease.local_ = {{.address = reinterpret_cast<std::uintptr_t>(lease.bounce()),
-                     .length = static_cast<std::uint32_t>(total),
-                     .lkey = lease.bounce_->memory->lkey}};
-    return lease;
-  }
-  for (const iovec& segment : segments) {
-    if (segment.iov_len == 0) continue;
-    const auto address = reinterpret_cast<std::uintptr_t>(segment.iov_base);
+  if (!is_known && total <= Buffer::kBytes) return bounce(total, lease, local);
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    const iovec& segment = segments[i];
     const auto length = static_cast<std::uint32_t>(segment.iov_len);
-    if (LocalRegion* region = find(segment, is_written)) {
+    if (length == 0) continue;
+    if (LocalRegion* region = found[i]) {
       const auto* from = static_cast<const std::byte*>(segment.iov_base);
       ++region->users;
       lease.regions_[lease.region_count_++] = region;
-      lease.local_.push_back({.address = region->device_address +
-                                         static_cast<std::uint64_t>(from - region->bytes.data()),
-                              .length = length,
-                              .lkey = region->memory->lkey});
+      local.push_back({.address = region->device_address +
+                                  static_cast<std::uint64_t>(from - region->bytes.data()),
+                       .length = length,
+                       .lkey = region->memory->lkey});
       continue;
     }
+    const auto address = reinterpret_cast<std::uintptr_t>(segment.iov_base);
     auto memory =
         lock(segment.iov_base, segment.iov_len, address, is_written ? IBV_ACCESS_LOCAL_WRITE : 0);
-    if (!memory) return std::nullopt;
-    lease.local_.push_back({.address = address, .length = length, .lkey = (*memory)->lkey});
+    if (!memory) {
+      lease.end();
+      return false;
+    }
+    local.push_back({.address = address, .length = length, .lkey = (*memory)->lkey});
     lease.own_.push_back(*std::move(memory));
   }
-  return lease;
+  return true;
 }
 
 }  // namespace btd::net::verbs

@@ -52,16 +52,16 @@ class Lease {
   Lease& operator=(Lease&& other) noexcept;
   ~Lease();
 
-  [[nodiscard]] const std::vector<LocalBytes>& local() const { return local_; }
   // Where the payload is copied through; null if it is not.
   [[nodiscard]] std::byte* bounce() const { return bounce_ ? bounce_->bytes.get() : nullptr; }
   // The bytes belong to the caller, so the operation must not complete before this ends.
-  [[nodiscard]] bool is_callers() const { return !local_.empty() && bounce_ == nullptr; }
+  [[nodiscard]] bool is_callers() const { return region_count_ > 0 || !own_.empty(); }
+  // The device has left them alone.
+  void end();
 
  private:
   friend class Device;
   Device* device_ = nullptr;
-  std::vector<LocalBytes> local_;
   std::unique_ptr<Buffer> bounce_;
   std::vector<Memory> own_;  // registered for this operation
   std::array<LocalRegion*, kMaxSegments> regions_{};
@@ -108,10 +108,10 @@ class Device {
   // Errors: EBUSY local operations use it.
   Status remove_region(LocalRegion* region);
   // What the device needs for these bytes: registered regions as they are; few others through a
-  // buffer; many by a registration of their own, which takes less than a copy. nullopt: it can't
-  // have them. Registrations of callers' memory are not kept: it may be unmapped and mapped anew
-  // behind them.
-  std::optional<Lease> lease(std::span<const iovec> segments, bool is_written);
+  // buffer; many by a registration of their own, which takes less than a copy. Registrations of
+  // callers' memory are not kept: it may be unmapped and mapped anew behind them. `lease` has
+  // nothing before; `local` becomes the bytes as the device knows them. False: it can't have them.
+  bool lend(std::span<const iovec> segments, bool is_written, Lease& lease, LocalList& local);
 
  private:
   friend class Lease;
@@ -122,6 +122,7 @@ class Device {
   Status post_buffer(std::size_t buffer);
   Status grow_completions(std::size_t entries);
   LocalRegion* find(const iovec& segment, bool is_written);
+  bool bounce(std::size_t total, Lease& lease, LocalList& local);
 
   ibv_context* context_ = nullptr;  // librdmacm's
   Domain domain_;

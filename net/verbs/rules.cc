@@ -52,14 +52,15 @@ Route route(bool wants_one_sided, std::uint64_t unanswered, std::uint64_t one_si
   return one_sided == 0 ? Route::kStream : Route::kWait;
 }
 
-std::vector<Request> cut(std::span<const LocalBytes> local, std::uint64_t remote,
-                         std::uint64_t max_bytes, std::size_t max_segments) {
-  std::vector<Request> requests(1, {.remote = remote});
+void cut(std::span<const LocalBytes> local, std::uint64_t remote, std::uint64_t max_bytes,
+         std::size_t max_segments, std::vector<Request>& into) {
+  into.clear();
+  into.push_back({.remote = remote});
   for (LocalBytes bytes : local) {
     while (bytes.length > 0) {
-      Request& last = requests.back();
+      Request& last = into.back();
       if (last.length == max_bytes || last.local.size() == max_segments) {
-        requests.push_back({.remote = last.remote + last.length});
+        into.push_back({.remote = last.remote + last.length});
         continue;
       }
       const auto n = static_cast<std::uint32_t>(
@@ -70,7 +71,6 @@ std::vector<Request> cut(std::span<const LocalBytes> local, std::uint64_t remote
       bytes.length -= n;
     }
   }
-  return requests;
 }
 
 }  // namespace btd::net::verbs

@@ -2,6 +2,7 @@
 // a write durable, how many messages may be under way, how a transfer is cut into requests. Pure.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -67,13 +68,26 @@ struct LocalBytes {
   std::uint32_t length = 0;
   std::uint32_t lkey = 0;
 };
+// As many as an operation or a request has, in place: no operation is to allocate.
+class LocalList {
+ public:
+  void push_back(const LocalBytes& bytes) { bytes_[size_++] = bytes; }
+  void clear() { size_ = 0; }
+  [[nodiscard]] std::size_t size() const { return size_; }
+  [[nodiscard]] const LocalBytes* begin() const { return bytes_.data(); }
+  [[nodiscard]] const LocalBytes* end() const { return bytes_.data() + size_; }
+
+ private:
+  std::array<LocalBytes, kMaxSegments> bytes_;
+  std::size_t size_ = 0;
+};
 struct Request {
   std::uint64_t remote = 0;
   std::uint32_t length = 0;
-  std::vector<LocalBytes> local;
+  LocalList local;
 };
-// Cuts it so that no request has more than `max_bytes` or `max_segments`.
-[[nodiscard]] std::vector<Request> cut(std::span<const LocalBytes> local, std::uint64_t remote,
-                                       std::uint64_t max_bytes, std::size_t max_segments);
+// Cuts it so that no request has more than `max_bytes` or `max_segments`. `into` loses what it had.
+void cut(std::span<const LocalBytes> local, std::uint64_t remote, std::uint64_t max_bytes,
+         std::size_t max_segments, std::vector<Request>& into);
 
 }  // namespace btd::net::verbs

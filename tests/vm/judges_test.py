@@ -12,11 +12,38 @@ import unittest
 sys.dont_write_bytecode = True
 import cases
 import kernel
+import verbs_latency
 from lab import HERE, Failed, built
 from power_cut import UNHEARD, Ledger
 from report import Report, parse
 
 DONE = 400
+
+
+class LatencyTest(unittest.TestCase):
+    """The ratios of a measurement: what is missing or broken must be found out."""
+
+    def facts(self, ours=100.0):
+        programs = {other[1] for measure in verbs_latency.MEASURES for other in measure.others}
+        facts = {f'{number}/{program}/{size}': '100.0' for number in range(3)
+                 for size in verbs_latency.SIZES for program in programs}
+        facts |= {f'{number}/{measure.ours}/{size}': str(ours + number) for number in range(3)
+                  for size in verbs_latency.SIZES for measure in verbs_latency.MEASURES}
+        return facts
+
+    def test_a_ratio_is_the_median_of_the_rounds(self):
+        row = verbs_latency.rows(self.facts(), 3)[0]
+        self.assertEqual((row.ratio, row.low, row.high), (1.01, 1.0, 1.02))
+        self.assertIn('6 of 6 goals', verbs_latency.judge(self.facts(), 3))
+        self.assertIn('4 of 6 goals', verbs_latency.judge(self.facts(130), 3))
+
+    def test_what_is_broken_is_found_out(self):
+        with self.assertRaisesRegex(Failed, 'times as long'):
+            verbs_latency.judge(self.facts(1000), 3)
+        facts = self.facts()
+        facts['1/read/64'] = ''
+        with self.assertRaisesRegex(Failed, 'read gave no figure for 64 bytes'):
+            verbs_latency.judge(facts, 3)
 
 
 class LoadTest(unittest.TestCase):
