@@ -9,6 +9,8 @@
 #include <cstring>
 #include <utility>
 
+#include "net/verbs/flush.h"
+
 namespace btd::net::verbs {
 
 namespace {
@@ -57,7 +59,7 @@ void Lease::end() {
   device_->give_buffer(std::move(bounce_));
 }
 
-Result<std::unique_ptr<Device>> Device::open(const std::string& name) {
+Result<std::unique_ptr<Device>> Device::open(const std::string& name, bool with_flush) {
   int count = 0;
   const std::unique_ptr<ibv_context*, Deleter<rdma_free_devices>> all(rdma_get_devices(&count));
   std::unique_ptr<Device> device(new Device);
@@ -75,6 +77,11 @@ Result<std::unique_ptr<Device>> Device::open(const std::string& name) {
                             : "There is no RDMA device named " + name + "; there are: " + there);
   BTD_TRY(device->look());
   BTD_TRY(device->set_up());
+  if (with_flush) {
+    device->try_flush();
+  } else {
+    device->flush_ = {};
+  }
   return device;
 }
 
@@ -99,6 +106,7 @@ Status Device::look() {
       IBV_ODP_SUPPORT_SEND | IBV_ODP_SUPPORT_READ | IBV_ODP_SUPPORT_WRITE;
   has_paging_ = (attributes.odp_caps.general_caps & IBV_ODP_SUPPORT) != 0 &&
                 (attributes.odp_caps.per_transport_caps.rc_odp_caps & kPaged) == kPaged;
+  flush_ = flush_ability(attributes.device_cap_flags_ex);
   return {};
 }
 
@@ -120,6 +128,17 @@ Status Device::set_up() {
   return {};
 }
 
+// The device may be able to what its driver, older, is not: peers are told of what works.
+void Device::try_flush() {
+  std::uint32_t max_inline = 0;
+  if (flush_.any() && !make_queue_pair(max_inline)) flush_ = {};
+}
+
+QueuePair Device::make_pair(ibv_qp_init_attr& attributes) {
+  if (flush_.any()) return make_flushing_pair(domain_.get(), attributes);
+  return QueuePair(ibv_create_qp(domain_.get(), &attributes));
+}
+
 Result<QueuePair> Device::make_queue_pair(std::uint32_t& max_inline) {
   for (const std::uint32_t bytes : {kWantedInline, 0U}) {
     ibv_qp_init_attr attributes{};
@@ -129,7 +148,7 @@ Result<QueuePair> Device::make_queue_pair(std::uint32_t& max_inline) {
     attributes.cap.max_send_wr = kSendDepth;
     attributes.cap.max_send_sge = max_segments_;
     attributes.cap.max_inline_data = bytes;
-    QueuePair pair(ibv_create_qp(domain_.get(), &attributes));
+    QueuePair pair = make_pair(attributes);
     if (!pair) continue;
     max_inline = attributes.cap.max_inline_data;
     return pair;
@@ -221,8 +240,18 @@ void Device::give_buffer(std::unique_ptr<Buffer> buffer) {
   if (buffer && free_.size() < kKeptBuffers) free_.push_back(std::move(buffer));
 }
 
+Result<Memory> Device::lock_region(const LocalRegion& region, int access) {
+  const auto bytes = region.bytes;
+  if (has_paging_) {
+    auto paged =
+        lock(bytes.data(), bytes.size(), region.device_address, access | IBV_ACCESS_ON_DEMAND);
+    if (paged) return paged;
+  }
+  return lock(bytes.data(), bytes.size(), region.device_address, access);
+}
+
 Result<LocalRegion*> Device::add_region(std::span<std::byte> bytes, std::uint32_t access,
-                                        bool readable) {
+                                        bool readable, Flush flush) {
   const bool is_writable = (access & (kRemoteWrite | kRemoteCas)) != 0;
   int flags = is_writable ? IBV_ACCESS_LOCAL_WRITE : 0;
   if ((access & kRemoteWrite) != 0) flags |= IBV_ACCESS_REMOTE_WRITE;
@@ -232,13 +261,16 @@ Result<LocalRegion*> Device::add_region(std::span<std::byte> bytes, std::uint32_
   region->bytes = bytes;
   region->is_writable = is_writable;
   region->device_address = reinterpret_cast<std::uintptr_t>(bytes.data()) % kPageBytes;
-  if (has_paging_) {
-    auto paged =
-        lock(bytes.data(), bytes.size(), region->device_address, flags | IBV_ACCESS_ON_DEMAND);
-    if (paged) region->memory = *std::move(paged);
+  // A device may take it of its kind of memory only: Soft-RoCE persistent ones of NVRAM's pages.
+  if ((access & kRemoteWrite) != 0 && flush != Flush::kNone) {
+    auto flushed = lock_region(*region, flags | flush_access(flush));
+    if (flushed) {
+      region->memory = *std::move(flushed);
+      region->flush = flush;
+    }
   }
   if (!region->memory) {
-    BTD_ASSIGN(region->memory, lock(bytes.data(), bytes.size(), region->device_address, flags));
+    BTD_ASSIGN(region->memory, lock_region(*region, flags));
   }
   LocalRegion* made = region.get();
   regions_.emplace(bytes.data(), std::move(region));

@@ -13,6 +13,8 @@
 #include <random>
 #include <utility>
 
+#include "net/verbs/flush.h"
+
 namespace btd::net {
 
 Result<std::unique_ptr<Engine>> make_verbs_engine(const VerbsOptions& options) {
@@ -38,7 +40,7 @@ bool set_nonblocking(int fd) {
 VerbsEndpoint& mine(SessionEndpoint& endpoint) { return static_cast<VerbsEndpoint&>(endpoint); }
 
 std::uint32_t capabilities_of(const VerbsOptions& options, const Device& device) {
-  return kOneSided | (device.has_native_flush() ? kNativeFlush : 0U) |
+  return kOneSided | (device.flush().any() ? kNativeFlush : 0U) |
          (options.direct_write_is_durable ? kDirectWrite : 0U);
 }
 
@@ -51,7 +53,7 @@ VerbsEngine::VerbsEngine(const VerbsOptions& options, std::uint64_t seed,
       device_(std::move(device)) {}
 
 Result<std::unique_ptr<VerbsEngine>> VerbsEngine::make(const VerbsOptions& options) {
-  BTD_ASSIGN(auto device, Device::open(options.device));
+  BTD_ASSIGN(auto device, Device::open(options.device, options.native_flush));
   std::random_device random;
   const std::uint64_t seed = std::uint64_t{random()} << 32 | random();
   std::unique_ptr<VerbsEngine> engine(new VerbsEngine(options, seed, std::move(device)));
@@ -95,12 +97,16 @@ Result<RegionDescriptor> VerbsEngine::register_region(std::span<std::byte> memor
                 "not durable by itself; make the engine without direct_write_is_durable.");
   if (memory.empty() || access == 0)
     return fail(EINVAL, "A region needs memory, and something that peers may do with it.");
+  const Flush flush = choose_flush(
+      device_->flush(), persist != nullptr ? std::optional(persist->domain()) : std::nullopt,
+      options_.direct_write_is_durable);
   BTD_ASSIGN(LocalRegion * region,
-             device_->add_region(memory, access, options_.direct_write_is_durable));
-  auto added = regions().add(
-      memory, access, persist,
-      fixed_bits({.rkey = region->memory->rkey,
-                  .page_offset = static_cast<std::uint32_t>(region->device_address)}));
+             device_->add_region(memory, access, options_.direct_write_is_durable, flush));
+  auto added =
+      regions().add(memory, access, persist,
+                    fixed_bits({.rkey = region->memory->rkey,
+                                .page_offset = static_cast<std::uint32_t>(region->device_address),
+                                .flush = region->flush}));
   if (!added) {
     static_cast<void>(device_->remove_region(region));
     return added;
@@ -231,6 +237,7 @@ void VerbsEngine::take(const Arrived& arrived) {
   const ibv_wc& completion = arrived.completion;
   Link* link = find(arrived.link);
   if (completion.wr_id >> 32 != 0) {
+    if (is_flush_done(completion)) ++flushes_;
     if (link != nullptr)
       link->completed(static_cast<std::uint32_t>(completion.wr_id), completion.status);
     return;

@@ -36,6 +36,8 @@ class VerbsEngine final : public SessionEngine, public LinkOwner {
   // Breaks all connections, as a switch might.
   void cut_links();
   [[nodiscard]] const Device& device() const { return *device_; }
+  // Writes that a NIC's own flush made durable, by what the device says of its completions.
+  [[nodiscard]] std::uint64_t flushes() const { return flushes_; }
 
  protected:
   std::unique_ptr<SessionEndpoint> make_endpoint(SessionEndpoint::Role role, wire::SessionId id,
@@ -124,6 +126,7 @@ class VerbsEngine final : public SessionEngine, public LinkOwner {
   Time round_time_{};
   SessionEndpoint* first_ = nullptr;  // has something to send; null during rounds
   bool is_in_round_ = false;
+  std::uint64_t flushes_ = 0;
   bool is_broken_ = false;
 };
 

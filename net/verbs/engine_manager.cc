@@ -372,7 +372,7 @@ Status VerbsEngine::trust(Link& link, Epoch peers) {
 
 void VerbsEngine::open(Link& link) {
   if (!link.is_trusted) return;
-  link.open(choose_durability(node().capabilities, link.endpoint->session().peer_capabilities()));
+  link.open(node().capabilities, link.endpoint->session().peer_capabilities());
 }
 
 }  // namespace btd::net::verbs

@@ -7,6 +7,8 @@
 #include <cstring>
 #include <utility>
 
+#include "net/verbs/flush.h"
+
 namespace btd::net::verbs {
 
 namespace {
@@ -99,7 +101,10 @@ Status Link::connect_pair(const rdma_conn_param& peers) {
 Status Link::trust() {
   ibv_qp_attr attributes{};
   attributes.qp_state = IBV_QPS_RTS;
-  attributes.qp_access_flags = IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE;
+  int access = IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE;
+  if (device_.flush().global) access |= flush_access(Flush::kGlobal);
+  if (device_.flush().persistent) access |= flush_access(Flush::kPersistent);
+  attributes.qp_access_flags = static_cast<unsigned>(access);
   return checked(ibv_modify_qp(pair_.get(), &attributes, IBV_QP_STATE | IBV_QP_ACCESS_FLAGS),
                  "A queue pair's access to memory");
 }
@@ -163,7 +168,11 @@ void Link::post() {
   const bool is_empty = std::exchange(batch_.size, 0) == 0;
   if (is_empty || is_broken_) return;
   ibv_send_wr* bad = nullptr;
-  if (ibv_post_send(pair_.get(), batch_.requests.data(), &bad) == 0) return;
+  ibv_send_wr* const first = batch_.requests.data();
+  const bool has_flush = device_.flush().any();
+  if ((has_flush ? post_with_flush(pair_.get(), first) : ibv_post_send(pair_.get(), first, &bad)) ==
+      0)
+    return;
   is_broken_ = true;
   if (endpoint != nullptr)
     owner_.link_failed(*endpoint, {EIO, "The device " + device_.name() + " took no request."});
@@ -312,6 +321,7 @@ OneSided::Way Link::write(const Requester::Frame& frame) {
   const std::uint64_t seq = frame.header.seq;
   const DeviceKey key = device_key(frame.header.key);
   const std::uint64_t remote = key.page_offset + frame.header.offset;
+  const Durability durability = choose_durability(my_capabilities_, peers_capabilities_, key.flush);
   // A write must not be seen by reads that were posted before it.
   unsigned flags = reads_ > 0 ? IBV_SEND_FENCE : 0;
   if (plan_.is_inline) {
@@ -331,7 +341,7 @@ OneSided::Way Link::write(const Requester::Frame& frame) {
   const bool is_pinned = plan_.lease.is_callers();
   for (std::size_t i = 0; i < plan_.requests.size(); ++i) {
     const bool is_last = i + 1 == plan_.requests.size();
-    const bool must_signal = is_last && durability_ == Durability::kAcknowledge && !plan_.is_inline;
+    const bool must_signal = is_last && durability == Durability::kAcknowledge && !plan_.is_inline;
     Work& work = queue_transfer(plan_.requests[i], key.rkey, is_last ? Kind::kWrite : Kind::kPart,
                                 IBV_WR_RDMA_WRITE, must_signal ? flags | IBV_SEND_SIGNALED : flags);
     work.seq = seq;
@@ -341,9 +351,27 @@ OneSided::Way Link::write(const Requester::Frame& frame) {
     flags &= ~static_cast<unsigned>(IBV_SEND_FENCE);
   }
   if (!is_pinned) requester().unpin(seq);
-  if (durability_ == Durability::kAcknowledge) return Way::kPlaced;
-  read_behind(seq, {.key = frame.header.key, .offset = remote}, frame.header.length);
-  return Way::kTaken;
+  const RemoteRange written{.key = frame.header.key, .offset = remote};
+  switch (durability) {
+    case Durability::kNativeFlush:
+      flush_behind(seq, written, frame.header.length);
+      return Way::kTaken;
+    case Durability::kReadBehind:
+      read_behind(seq, written, frame.header.length);
+      return Way::kTaken;
+    case Durability::kAcknowledge:
+      break;
+  }
+  return Way::kPlaced;
+}
+
+// Its answer says that all of the write, however many requests it took, is where it has to be.
+void Link::flush_behind(std::uint64_t seq, const RemoteRange& remote, std::uint32_t length) {
+  const Queued queued = queue(Kind::kWrite, IBV_WR_RDMA_WRITE, IBV_SEND_SIGNALED);
+  set_flush(queued.request, remote, length, device_key(remote.key).flush);
+  queued.work.seq = seq;
+  queued.work.key = remote.key;
+  queued.work.is_answer = true;
 }
 
 // Its answer says that the write is where the platform keeps it. Into a slot that nobody reads.

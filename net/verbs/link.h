@@ -59,9 +59,11 @@ class Link final : public OneSided {
   Status connect_pair(const rdma_conn_param& peers);
   // The peer may reach the regions now, and ours may go to the peer's NIC when `is_open`.
   Status trust();
-  void open(Durability durability) {
+  // `mine`, `peers`: capabilities.
+  void open(std::uint32_t mine, std::uint32_t peers) {
     is_open_ = true;
-    durability_ = durability;
+    my_capabilities_ = mine;
+    peers_capabilities_ = peers;
   }
   // No request touches memory afterwards, of either side. The operations are freed.
   void destroy_pair();
@@ -140,6 +142,7 @@ class Link final : public OneSided {
   void read(const Requester::Frame& frame);
   Way write(const Requester::Frame& frame);
   void read_behind(std::uint64_t seq, const RemoteRange& remote, std::uint32_t length);
+  void flush_behind(std::uint64_t seq, const RemoteRange& remote, std::uint32_t length);
   // One request more of the next post(), and its place among work_, which the caller fills in.
   struct Queued {
     ibv_send_wr& request;
@@ -166,7 +169,7 @@ class Link final : public OneSided {
   Credits credits_;
   bool is_open_ = false;
   bool is_broken_ = false;
-  Durability durability_ = Durability::kAcknowledge;
+  std::uint32_t my_capabilities_ = 0, peers_capabilities_ = 0;
 
   // Posted and not completed, in order; numbers of 32 bits wrap, and the ring with them.
   static_assert((Device::kSendDepth & (Device::kSendDepth - 1)) == 0);

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -14,22 +15,41 @@
 namespace btd::net::verbs {
 
 // A region's key: the device's rkey above, then where in its page the region begins (addresses of
-// the device have that offset, since its translations are of pages), then the table's bits.
+// the device have that offset, since its translations are of pages), then by which flush of the
+// NIC's own its bytes become durable, then the table's bits.
+enum class Flush : std::uint8_t {
+  kNone,        // by none
+  kGlobal,      // what is visible to the whole node is as durable as it needs to be
+  kPersistent,  // by the one that makes durable
+};
 struct DeviceKey {
   std::uint32_t rkey = 0;
   std::uint32_t page_offset = 0;  // below kPageBytes
+  Flush flush = Flush::kNone;
 };
 inline constexpr std::uint64_t kPageBytes = 4096;
 [[nodiscard]] RegionTable::Fixed fixed_bits(const DeviceKey& key);
 [[nodiscard]] DeviceKey device_key(std::uint64_t key);
 
-// What makes a write durable at the peer; chosen once for a connection.
+// Which a region that may be written is registered for, of those that the device can. `domain`: of
+// its Persist, or none; `is_direct`: the platform makes durable what is visible (kDirectWrite).
+struct FlushAbility {
+  bool global = false;
+  bool persistent = false;
+  [[nodiscard]] bool any() const { return global || persistent; }
+};
+[[nodiscard]] Flush choose_flush(FlushAbility device, std::optional<btd::Domain> domain,
+                                 bool is_direct);
+
+// What makes a write durable at the peer; of a connection and a region.
 enum class Durability : std::uint8_t {
   kNativeFlush,  // the NICs' own request
   kReadBehind,   // a read behind the write, where the peer says that is enough
   kAcknowledge,  // a frame; the peer's processor flushes, and answers
 };
-[[nodiscard]] Durability choose_durability(std::uint32_t mine, std::uint32_t peers);
+// `mine`, `peers`: capabilities. `flush`: of the region's key, which means nothing without the
+// peer's kNativeFlush.
+[[nodiscard]] Durability choose_durability(std::uint32_t mine, std::uint32_t peers, Flush flush);
 
 // Messages that may be under way to one peer: each has a buffer there, so that its shared receive
 // queue never runs dry. The last credit is kept for a message that gives credits back: two sides
