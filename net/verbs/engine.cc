@@ -176,6 +176,8 @@ void VerbsEngine::pump_first() {
   const Requester& requester = endpoint->session().requester();
   if (link == nullptr || requester.unanswered() > 0 || requester.next_deadline() <= round_time_)
     return;
+  // Answers leave only when step() has made durable what they say.
+  if (!endpoint->connection()->is_drained()) return;
   link->pump(*endpoint->connection());
 }
 
