@@ -5,11 +5,11 @@
 set(BTD_LIBFUSE_MIN 3.18.3)
 
 if(DEFINED ENV{BTD_DEPS})
-  set(BTD_DEPS "$ENV{BTD_DEPS}" CACHE PATH "Prefix of the private libfuse")
+  set(BTD_DEPS "$ENV{BTD_DEPS}" CACHE PATH "Prefix of private libraries")
 else()
-  set(BTD_DEPS "${PROJECT_SOURCE_DIR}/.deps" CACHE PATH "Prefix of the private libfuse")
+  set(BTD_DEPS "${PROJECT_SOURCE_DIR}/.deps" CACHE PATH "Prefix of private libraries")
 endif()
-if(EXISTS "${BTD_DEPS}/lib/pkgconfig/fuse3.pc")
+if(EXISTS "${BTD_DEPS}/lib/pkgconfig")
   set(ENV{PKG_CONFIG_PATH} "${BTD_DEPS}/lib/pkgconfig:$ENV{PKG_CONFIG_PATH}")
 endif()
 

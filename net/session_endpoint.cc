@@ -31,7 +31,7 @@ Status SessionEndpoint::post(const Operation& operation) {
   if (is_closing_ || phase_ == Phase::kClosed)
     return fail(ENOTCONN, "The endpoint to " + peer_name_ + " is closed.");
   BTD_TRY(session_.requester().post(operation, engine_.epoch()));
-  engine_.mark(*this);
+  engine_.posted(*this);
   return {};
 }
 

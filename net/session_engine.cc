@@ -116,7 +116,7 @@ void SessionEngine::link_ended(SessionEndpoint& endpoint, Error why) {
 void SessionEngine::feed(SessionEndpoint& endpoint, std::span<const std::byte> bytes) {
   Connection* connection = endpoint.connection();
   if (connection == nullptr || endpoint.must_break_) return;
-  endpoint.received(now());
+  endpoint.received(round_time());
   mark(endpoint);
   if (auto fed = connection->feed(bytes, node_.epoch); !fed) {
     fail_link(endpoint, {fed.error().code, endpoint.peer_name_ + ": " + fed.error().message});
@@ -134,7 +134,7 @@ void SessionEngine::fed_direct(SessionEndpoint& endpoint, std::size_t count) {
 }
 
 void SessionEngine::answered(SessionEndpoint& endpoint, const wire::ResponseHeader& header) {
-  endpoint.received(now());
+  endpoint.received(round_time());
   endpoint.session_.requester().end_response(header);
   mark(endpoint);
 }
@@ -152,7 +152,7 @@ void SessionEngine::mark(SessionEndpoint& endpoint) {
 
 std::size_t SessionEngine::step() {
   run_tasks();
-  const Time time = now();
+  const Time time = round_time();
   std::size_t served = tasks_later_.run(time);
   while (!timers_.empty() && timers_.begin()->first <= time) {
     SessionEndpoint& due = *timers_.begin()->second;

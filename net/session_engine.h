@@ -58,6 +58,10 @@ class SessionEngine : public Engine {
   virtual bool may_lose() const { return false; }
   // Of a link that is coming up, what it does without the peer's processor; null: nothing.
   virtual OneSided* one_sided(SessionEndpoint& /*endpoint*/) { return nullptr; }
+  // An endpoint has an operation more. It leaves in the next round, if the shell can't do better.
+  virtual void posted(SessionEndpoint& endpoint) { mark(endpoint); }
+  // The time of a round, which shells that read the clock anyway need not read for each event.
+  [[nodiscard]] virtual Time round_time() const { return now(); }
   friend class SessionEndpoint;
 
   // What the shell says. A new endpoint; it is attempted in the next round. Errors: EMFILE.

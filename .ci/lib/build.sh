@@ -27,4 +27,5 @@ prepare() {
   check_system
   install_packages "${BUILD_PACKAGES[@]}" "$@"
   ensure_libfuse
+  ensure_rdma
 }

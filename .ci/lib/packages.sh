@@ -8,6 +8,7 @@ readonly BUILD_PACKAGES=(
   libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libtomlplusplus-dev
   libgtest-dev libgmock-dev libboost-dev libcurl4-openssl-dev
   libibverbs-dev librdmacm-dev libssl-dev # the network
+  libnl-3-dev libnl-route-3-dev # to build rdma-core
 )
 readonly TEST_PACKAGES=(
   clang-tidy-19 clang-format-19 shellcheck mandoc
@@ -96,6 +97,7 @@ cmd_deps() {
   install_packages "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}" "${BENCH_PACKAGES[@]}" \
     "${VM_PACKAGES[@]}"
   ensure_libfuse
+  ensure_rdma
   ensure_kernels || warn "there are no kernels for guests, so the virtual lab will be skipped"
   say "All packages are installed, and libfuse is $(libfuse_version)."
 }

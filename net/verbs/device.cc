@@ -9,6 +9,8 @@
 #include <cstring>
 #include <utility>
 
+#include "net/verbs/flush.h"
+
 namespace btd::net::verbs {
 
 namespace {
@@ -40,7 +42,6 @@ Lease::Lease(Lease&& other) noexcept { *this = std::move(other); }
 
 Lease& Lease::operator=(Lease&& other) noexcept {
   std::swap(device_, other.device_);
-  std::swap(local_, other.local_);
   std::swap(bounce_, other.bounce_);
   std::swap(own_, other.own_);
   std::swap(regions_, other.regions_);
@@ -48,14 +49,17 @@ Lease& Lease::operator=(Lease&& other) noexcept {
   return *this;
 }
 
-Lease::~Lease() {
-  for (std::size_t i = 0; i < region_count_; ++i) --regions_[i]->users;
+Lease::~Lease() { end(); }
+
+void Lease::end() {
+  for (; region_count_ > 0; --region_count_) --regions_[region_count_ - 1]->users;
+  if (!own_.empty()) own_.clear();
   if (bounce_ == nullptr) return;
   --device_->bounces_;
   device_->give_buffer(std::move(bounce_));
 }
 
-Result<std::unique_ptr<Device>> Device::open(const std::string& name) {
+Result<std::unique_ptr<Device>> Device::open(const std::string& name, bool with_flush) {
   int count = 0;
   const std::unique_ptr<ibv_context*, Deleter<rdma_free_devices>> all(rdma_get_devices(&count));
   std::unique_ptr<Device> device(new Device);
@@ -73,6 +77,11 @@ Result<std::unique_ptr<Device>> Device::open(const std::string& name) {
                             : "There is no RDMA device named " + name + "; there are: " + there);
   BTD_TRY(device->look());
   BTD_TRY(device->set_up());
+  if (with_flush) {
+    device->try_flush();
+  } else {
+    device->flush_ = {};
+  }
   return device;
 }
 
@@ -97,6 +106,7 @@ Status Device::look() {
       IBV_ODP_SUPPORT_SEND | IBV_ODP_SUPPORT_READ | IBV_ODP_SUPPORT_WRITE;
   has_paging_ = (attributes.odp_caps.general_caps & IBV_ODP_SUPPORT) != 0 &&
                 (attributes.odp_caps.per_transport_caps.rc_odp_caps & kPaged) == kPaged;
+  flush_ = flush_ability(attributes.device_cap_flags_ex);
   return {};
 }
 
@@ -118,6 +128,17 @@ Status Device::set_up() {
   return {};
 }
 
+// The device may be able to what its driver, older, is not: peers are told of what works.
+void Device::try_flush() {
+  std::uint32_t max_inline = 0;
+  if (flush_.any() && !make_queue_pair(max_inline)) flush_ = {};
+}
+
+QueuePair Device::make_pair(ibv_qp_init_attr& attributes) {
+  if (flush_.any()) return make_flushing_pair(domain_.get(), attributes);
+  return QueuePair(ibv_create_qp(domain_.get(), &attributes));
+}
+
 Result<QueuePair> Device::make_queue_pair(std::uint32_t& max_inline) {
   for (const std::uint32_t bytes : {kWantedInline, 0U}) {
     ibv_qp_init_attr attributes{};
@@ -127,7 +148,7 @@ Result<QueuePair> Device::make_queue_pair(std::uint32_t& max_inline) {
     attributes.cap.max_send_wr = kSendDepth;
     attributes.cap.max_send_sge = max_segments_;
     attributes.cap.max_inline_data = bytes;
-    QueuePair pair(ibv_create_qp(domain_.get(), &attributes));
+    QueuePair pair = make_pair(attributes);
     if (!pair) continue;
     max_inline = attributes.cap.max_inline_data;
     return pair;
@@ -219,8 +240,18 @@ void Device::give_buffer(std::unique_ptr<Buffer> buffer) {
   if (buffer && free_.size() < kKeptBuffers) free_.push_back(std::move(buffer));
 }
 
+Result<Memory> Device::lock_region(const LocalRegion& region, int access) {
+  const auto bytes = region.bytes;
+  if (has_paging_) {
+    auto paged =
+        lock(bytes.data(), bytes.size(), region.device_address, access | IBV_ACCESS_ON_DEMAND);
+    if (paged) return paged;
+  }
+  return lock(bytes.data(), bytes.size(), region.device_address, access);
+}
+
 Result<LocalRegion*> Device::add_region(std::span<std::byte> bytes, std::uint32_t access,
-                                        bool readable) {
+                                        bool readable, Flush flush) {
   const bool is_writable = (access & (kRemoteWrite | kRemoteCas)) != 0;
   int flags = is_writable ? IBV_ACCESS_LOCAL_WRITE : 0;
   if ((access & kRemoteWrite) != 0) flags |= IBV_ACCESS_REMOTE_WRITE;
@@ -230,13 +261,16 @@ Result<LocalRegion*> Device::add_region(std::span<std::byte> bytes, std::uint32_
   region->bytes = bytes;
   region->is_writable = is_writable;
   region->device_address = reinterpret_cast<std::uintptr_t>(bytes.data()) % kPageBytes;
-  if (has_paging_) {
-    auto paged =
-        lock(bytes.data(), bytes.size(), region->device_address, flags | IBV_ACCESS_ON_DEMAND);
-    if (paged) region->memory = *std::move(paged);
+  // A device may take it of its kind of memory only: Soft-RoCE persistent ones of NVRAM's pages.
+  if ((access & kRemoteWrite) != 0 && flush != Flush::kNone) {
+    auto flushed = lock_region(*region, flags | flush_access(flush));
+    if (flushed) {
+      region->memory = *std::move(flushed);
+      region->flush = flush;
+    }
   }
   if (!region->memory) {
-    BTD_ASSIGN(region->memory, lock(bytes.data(), bytes.size(), region->device_address, flags));
+    BTD_ASSIGN(region->memory, lock_region(*region, flags));
   }
   LocalRegion* made = region.get();
   regions_.emplace(bytes.data(), std::move(region));
@@ -261,47 +295,57 @@ LocalRegion* Device::find(const iovec& segment, bool is_written) {
   return is_inside && (region.is_writable || !is_written) ? &region : nullptr;
 }
 
-std::optional<Lease> Device::lease(std::span<const iovec> segments, bool is_written) {
-  Lease lease;
+bool Device::bounce(std::size_t total, Lease& lease, LocalList& local) {
+  if (bounces_ == kMaxBounces) return false;
+  auto buffer = take_buffer();
+  if (!buffer) return false;
+  ++bounces_;
+  lease.bounce_ = *std::move(buffer);
+  local.push_back({.address = reinterpret_cast<std::uintptr_t>(lease.bounce()),
+                   .length = static_cast<std::uint32_t>(total),
+                   .lkey = lease.bounce_->memory->lkey});
+  return true;
+}
+
+bool Device::lend(std::span<const iovec> segments, bool is_written, Lease& lease,
+                  LocalList& local) {
   lease.device_ = this;
+  local.clear();
+  std::array<LocalRegion*, kMaxSegments> found{};
   std::size_t total = 0;
   bool is_known = true;
-  for (const iovec& segment : segments) {
-    total += segment.iov_len;
-    is_known = is_known && (segment.iov_len == 0 || find(segment, is_written) != nullptr);
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    total += segments[i].iov_len;
+    if (segments[i].iov_len == 0) continue;
+    found[i] = find(segments[i], is_written);
+    is_known = is_known && found[i] != nullptr;
   }
-  if (!is_known && total <= Buffer::kBytes) {
-    if (bounces_ == kMaxBounces) return std::nullopt;
-    auto buffer = take_buffer();
-    if (!buffer) return std::nullopt;
-    ++bounces_;
-    lease.bounce_ = *std::move(buffer);
-    lease.local_ = {{.address = reinterpret_cast<std::uintptr_t>(lease.bounce()),
-                     .length = static_cast<std::uint32_t>(total),
-                     .lkey = lease.bounce_->memory->lkey}};
-    return lease;
-  }
-  for (const iovec& segment : segments) {
-    if (segment.iov_len == 0) continue;
-    const auto address = reinterpret_cast<std::uintptr_t>(segment.iov_base);
+  if (!is_known && total <= Buffer::kBytes) return bounce(total, lease, local);
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    const iovec& segment = segments[i];
     const auto length = static_cast<std::uint32_t>(segment.iov_len);
-    if (LocalRegion* region = find(segment, is_written)) {
+    if (length == 0) continue;
+    if (LocalRegion* region = found[i]) {
       const auto* from = static_cast<const std::byte*>(segment.iov_base);
       ++region->users;
       lease.regions_[lease.region_count_++] = region;
-      lease.local_.push_back({.address = region->device_address +
-                                         static_cast<std::uint64_t>(from - region->bytes.data()),
-                              .length = length,
-                              .lkey = region->memory->lkey});
+      local.push_back({.address = region->device_address +
+                                  static_cast<std::uint64_t>(from - region->bytes.data()),
+                       .length = length,
+                       .lkey = region->memory->lkey});
       continue;
     }
+    const auto address = reinterpret_cast<std::uintptr_t>(segment.iov_base);
     auto memory =
         lock(segment.iov_base, segment.iov_len, address, is_written ? IBV_ACCESS_LOCAL_WRITE : 0);
-    if (!memory) return std::nullopt;
-    lease.local_.push_back({.address = address, .length = length, .lkey = (*memory)->lkey});
+    if (!memory) {
+      lease.end();
+      return false;
+    }
+    local.push_back({.address = address, .length = length, .lkey = (*memory)->lkey});
     lease.own_.push_back(*std::move(memory));
   }
-  return lease;
+  return true;
 }
 
 }  // namespace btd::net::verbs

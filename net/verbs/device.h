@@ -39,6 +39,7 @@ struct LocalRegion {
   Memory memory;
   std::uint64_t device_address = 0;  // of its first byte
   bool is_writable = false;
+  Flush flush = Flush::kNone;
   std::uint32_t users = 0;  // requests that refer to it
 };
 
@@ -52,16 +53,16 @@ class Lease {
   Lease& operator=(Lease&& other) noexcept;
   ~Lease();
 
-  [[nodiscard]] const std::vector<LocalBytes>& local() const { return local_; }
   // Where the payload is copied through; null if it is not.
   [[nodiscard]] std::byte* bounce() const { return bounce_ ? bounce_->bytes.get() : nullptr; }
   // The bytes belong to the caller, so the operation must not complete before this ends.
-  [[nodiscard]] bool is_callers() const { return !local_.empty() && bounce_ == nullptr; }
+  [[nodiscard]] bool is_callers() const { return region_count_ > 0 || !own_.empty(); }
+  // The device has left them alone.
+  void end();
 
  private:
   friend class Device;
   Device* device_ = nullptr;
-  std::vector<LocalBytes> local_;
   std::unique_ptr<Buffer> bounce_;
   std::vector<Memory> own_;  // registered for this operation
   std::array<LocalRegion*, kMaxSegments> regions_{};
@@ -77,7 +78,8 @@ class Device {
   static constexpr std::size_t kMaxBounces = 64;    // buffers under way: 4 MiB of locked memory
 
   // Errors: ENODEV, ENOMEM.
-  static Result<std::unique_ptr<Device>> open(const std::string& name);
+  // `with_flush`: the NICs' own flush is used where it is there.
+  static Result<std::unique_ptr<Device>> open(const std::string& name, bool with_flush);
 
   [[nodiscard]] ibv_context* context() const { return context_; }
   [[nodiscard]] ibv_pd* domain() const { return domain_.get(); }
@@ -89,7 +91,9 @@ class Device {
   [[nodiscard]] std::uint64_t max_bytes() const { return max_bytes_; }
   [[nodiscard]] std::uint8_t reads_out() const { return reads_out_; }
   [[nodiscard]] std::uint8_t reads_in() const { return reads_in_; }
-  [[nodiscard]] bool has_native_flush() const { return has_native_flush_; }
+  // By which the NICs' own flush can be served and posted; none where the library or the driver
+  // can't, whatever the device can.
+  [[nodiscard]] FlushAbility flush() const { return flush_; }
 
   // A queue pair on the shared queues. `max_inline`: what the device grants. Errors: ENOMEM.
   Result<QueuePair> make_queue_pair(std::uint32_t& max_inline);
@@ -103,25 +107,31 @@ class Device {
   Result<std::unique_ptr<Buffer>> take_buffer();
   void give_buffer(std::unique_ptr<Buffer> buffer);
 
-  // Regions, by their address. `readable`: peers may read what they may write.
-  Result<LocalRegion*> add_region(std::span<std::byte> bytes, std::uint32_t access, bool readable);
+  // Regions, by their address. `readable`: peers may read what they may write. `flush`: wanted;
+  // LocalRegion::flush is what the device took.
+  Result<LocalRegion*> add_region(std::span<std::byte> bytes, std::uint32_t access, bool readable,
+                                  Flush flush);
   // Errors: EBUSY local operations use it.
   Status remove_region(LocalRegion* region);
   // What the device needs for these bytes: registered regions as they are; few others through a
-  // buffer; many by a registration of their own, which takes less than a copy. nullopt: it can't
-  // have them. Registrations of callers' memory are not kept: it may be unmapped and mapped anew
-  // behind them.
-  std::optional<Lease> lease(std::span<const iovec> segments, bool is_written);
+  // buffer; many by a registration of their own, which takes less than a copy. Registrations of
+  // callers' memory are not kept: it may be unmapped and mapped anew behind them. `lease` has
+  // nothing before; `local` becomes the bytes as the device knows them. False: it can't have them.
+  bool lend(std::span<const iovec> segments, bool is_written, Lease& lease, LocalList& local);
 
  private:
   friend class Lease;
   Device() = default;
   Status set_up();
   Status look();
+  void try_flush();
+  QueuePair make_pair(ibv_qp_init_attr& attributes);
   Result<Memory> lock(void* at, std::size_t length, std::uint64_t device_address, int access);
+  Result<Memory> lock_region(const LocalRegion& region, int access);
   Status post_buffer(std::size_t buffer);
   Status grow_completions(std::size_t entries);
   LocalRegion* find(const iovec& segment, bool is_written);
+  bool bounce(std::size_t total, Lease& lease, LocalList& local);
 
   ibv_context* context_ = nullptr;  // librdmacm's
   Domain domain_;
@@ -132,7 +142,7 @@ class Device {
   std::uint32_t max_shared_ = 0, max_completions_ = 0;
   std::uint64_t max_bytes_ = 0;
   std::uint8_t reads_out_ = 1, reads_in_ = 1;
-  bool has_native_flush_ = false;
+  FlushAbility flush_;
   bool has_paging_ = false;  // on demand
   std::size_t peers_ = 0;
   std::size_t bounces_ = 0;

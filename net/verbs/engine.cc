@@ -13,6 +13,8 @@
 #include <random>
 #include <utility>
 
+#include "net/verbs/flush.h"
+
 namespace btd::net {
 
 Result<std::unique_ptr<Engine>> make_verbs_engine(const VerbsOptions& options) {
@@ -26,8 +28,8 @@ namespace btd::net::verbs {
 
 namespace {
 
-constexpr int kBatch = 64;                                      // completions of one look
-constexpr Time kBetweenLooks = std::chrono::microseconds(200);  // for events of the manager
+constexpr int kBatch = 64;                                    // completions of one look
+constexpr Time kBetweenLooks = std::chrono::milliseconds(1);  // for events of the manager
 constexpr std::size_t kMostBatches = 8;  // of one round, so that handlers and timers get theirs
 
 bool set_nonblocking(int fd) {
@@ -38,7 +40,7 @@ bool set_nonblocking(int fd) {
 VerbsEndpoint& mine(SessionEndpoint& endpoint) { return static_cast<VerbsEndpoint&>(endpoint); }
 
 std::uint32_t capabilities_of(const VerbsOptions& options, const Device& device) {
-  return kOneSided | (device.has_native_flush() ? kNativeFlush : 0U) |
+  return kOneSided | (device.flush().any() ? kNativeFlush : 0U) |
          (options.direct_write_is_durable ? kDirectWrite : 0U);
 }
 
@@ -51,7 +53,7 @@ VerbsEngine::VerbsEngine(const VerbsOptions& options, std::uint64_t seed,
       device_(std::move(device)) {}
 
 Result<std::unique_ptr<VerbsEngine>> VerbsEngine::make(const VerbsOptions& options) {
-  BTD_ASSIGN(auto device, Device::open(options.device));
+  BTD_ASSIGN(auto device, Device::open(options.device, options.native_flush));
   std::random_device random;
   const std::uint64_t seed = std::uint64_t{random()} << 32 | random();
   std::unique_ptr<VerbsEngine> engine(new VerbsEngine(options, seed, std::move(device)));
@@ -95,12 +97,16 @@ Result<RegionDescriptor> VerbsEngine::register_region(std::span<std::byte> memor
                 "not durable by itself; make the engine without direct_write_is_durable.");
   if (memory.empty() || access == 0)
     return fail(EINVAL, "A region needs memory, and something that peers may do with it.");
+  const Flush flush = choose_flush(
+      device_->flush(), persist != nullptr ? std::optional(persist->domain()) : std::nullopt,
+      options_.direct_write_is_durable);
   BTD_ASSIGN(LocalRegion * region,
-             device_->add_region(memory, access, options_.direct_write_is_durable));
-  auto added = regions().add(
-      memory, access, persist,
-      fixed_bits({.rkey = region->memory->rkey,
-                  .page_offset = static_cast<std::uint32_t>(region->device_address)}));
+             device_->add_region(memory, access, options_.direct_write_is_durable, flush));
+  auto added =
+      regions().add(memory, access, persist,
+                    fixed_bits({.rkey = region->memory->rkey,
+                                .page_offset = static_cast<std::uint32_t>(region->device_address),
+                                .flush = region->flush}));
   if (!added) {
     static_cast<void>(device_->remove_region(region));
     return added;
@@ -157,6 +163,24 @@ void VerbsEngine::pump(SessionEndpoint& endpoint) {
   if (Link* link = mine(endpoint).link) link->pump(*endpoint.connection());
 }
 
+void VerbsEngine::posted(SessionEndpoint& endpoint) {
+  mark(endpoint);
+  // In a round the endpoint is served soon, and only when what came is durable.
+  if (!is_in_round_) first_ = &endpoint;
+}
+
+void VerbsEngine::pump_first() {
+  SessionEndpoint* const endpoint = std::exchange(first_, nullptr);
+  if (endpoint == nullptr || !endpoint->is_up() || endpoint->is_closing()) return;
+  Link* link = mine(*endpoint).link;
+  const Requester& requester = endpoint->session().requester();
+  if (link == nullptr || requester.unanswered() > 0 || requester.next_deadline() <= round_time_)
+    return;
+  // Answers leave only when step() has made durable what they say.
+  if (!endpoint->connection()->is_drained()) return;
+  link->pump(*endpoint->connection());
+}
+
 void VerbsEngine::break_link(SessionEndpoint& endpoint) {
   if (Link* link = mine(endpoint).link)
     end_link(*link, {ECONNRESET, "The connection to " + endpoint.peer_name() + " ended."});
@@ -200,7 +224,7 @@ std::size_t VerbsEngine::collect() {
 }
 
 std::size_t VerbsEngine::take_completions() {
-  collect();
+  if (arrived_.empty()) collect();
   taken_.clear();
   std::swap(taken_, arrived_);
   const std::size_t count = taken_.size();
@@ -215,6 +239,7 @@ void VerbsEngine::take(const Arrived& arrived) {
   const ibv_wc& completion = arrived.completion;
   Link* link = find(arrived.link);
   if (completion.wr_id >> 32 != 0) {
+    if (is_flush_done(completion)) ++flushes_;
     if (link != nullptr)
       link->completed(static_cast<std::uint32_t>(completion.wr_id), completion.status);
     return;
@@ -271,30 +296,41 @@ void VerbsEngine::feed_held(Link& link) {
 Result<std::size_t> VerbsEngine::poll() {
   if (is_broken_)
     return fail(EIO, "The RDMA device " + device_->name() + " has failed; start the engine anew.");
+  is_in_round_ = true;
+  const std::size_t count = round();
+  is_in_round_ = false;
+  return count;
+}
+
+std::size_t VerbsEngine::round() {
+  round_time_ = now();
+  pump_first();
   std::size_t count = take_completions();
   // In vain it costs a call of the kernel, so not in every round of a busy engine.
-  if (const Time at = now(); at >= next_look_) {
-    next_look_ = at + kBetweenLooks;
+  if (round_time_ >= next_look_) {
+    next_look_ = round_time_ + kBetweenLooks;
     count += take_events();
   }
-  end_late();
+  end_late(round_time_);
   count += step();
-  for (const std::uint32_t number : std::exchange(touched_, {})) {
+  std::swap(touched_, touched_before_);
+  for (const std::uint32_t number : touched_before_) {
     Link* link = find(number);
     if (link == nullptr || link->state != Link::State::kUp) continue;
     feed_held(*link);
     link->return_credits();
   }
+  touched_before_.clear();
   return count;
 }
 
 bool VerbsEngine::must_wake(Time deadline) {
-  return is_awake_.exchange(false) || now() >= deadline;
+  return is_awake_.exchange(false) || (deadline != kNever && now() >= deadline);
 }
 
 Result<std::size_t> VerbsEngine::wait(Time deadline) {
   BTD_ASSIGN(std::size_t count, poll());
-  const Time spin_until = now() + options_.engine.spin;
+  const Time spin_until = round_time_ + options_.engine.spin;
   while (count == 0 && !must_wake(deadline)) {
     Time until = std::min(deadline, next_time());
     for (const std::uint32_t number : young_)

@@ -36,6 +36,8 @@ class VerbsEngine final : public SessionEngine, public LinkOwner {
   // Breaks all connections, as a switch might.
   void cut_links();
   [[nodiscard]] const Device& device() const { return *device_; }
+  // Writes that a NIC's own flush made durable, by what the device says of its completions.
+  [[nodiscard]] std::uint64_t flushes() const { return flushes_; }
 
  protected:
   std::unique_ptr<SessionEndpoint> make_endpoint(SessionEndpoint::Role role, wire::SessionId id,
@@ -44,6 +46,10 @@ class VerbsEngine final : public SessionEngine, public LinkOwner {
   void break_link(SessionEndpoint& endpoint) override;
   void pump(SessionEndpoint& endpoint) override;
   OneSided* one_sided(SessionEndpoint& endpoint) override;
+  // Where nothing is under way it leaves first in the next round: all else can be done while the
+  // device works.
+  void posted(SessionEndpoint& endpoint) override;
+  [[nodiscard]] Time round_time() const override { return round_time_; }
 
  private:
   struct Event;
@@ -83,9 +89,11 @@ class VerbsEngine final : public SessionEngine, public LinkOwner {
   void end_pair(Link& link);
   void drop(Link& link);
   void end_link(Link& link, Error why);
-  void end_late();
+  void end_late(Time now);
 
   // engine.cc: completions.
+  void pump_first();
+  std::size_t round();
   std::size_t collect();
   std::size_t take_completions();
   void take(const Arrived& arrived);
@@ -111,9 +119,14 @@ class VerbsEngine final : public SessionEngine, public LinkOwner {
   std::vector<std::uint32_t> touched_;            // something came for them in this round
   std::vector<std::uint32_t> failed_;             // their attempt has
   std::map<std::uint64_t, LocalRegion*> regions_by_key_;
+  std::vector<std::uint32_t> touched_before_;  // empty between rounds
   std::vector<Arrived> arrived_, taken_;
   Link* accepting_ = nullptr;  // whose endpoint is coming up
   Time next_look_{};           // at the manager's events
+  Time round_time_{};
+  SessionEndpoint* first_ = nullptr;  // has something to send; null during rounds
+  bool is_in_round_ = false;
+  std::uint64_t flushes_ = 0;
   bool is_broken_ = false;
 };
 

@@ -106,11 +106,11 @@ void VerbsEngine::end_link(Link& link, Error why) {
   drop(link);
 }
 
-void VerbsEngine::end_late() {
-  const Time at = now();
+void VerbsEngine::end_late(Time now) {
+  if (young_.empty()) return;
   const std::vector<std::uint32_t> young = young_;
   for (const std::uint32_t number : young)
-    if (Link* link = find(number); link != nullptr && link->deadline <= at) drop(*link);
+    if (Link* link = find(number); link != nullptr && link->deadline <= now) drop(*link);
 }
 
 Result<std::string> VerbsEngine::listen(std::string_view address, Acceptor acceptor) {
@@ -372,7 +372,7 @@ Status VerbsEngine::trust(Link& link, Epoch peers) {
 
 void VerbsEngine::open(Link& link) {
   if (!link.is_trusted) return;
-  link.open(choose_durability(node().capabilities, link.endpoint->session().peer_capabilities()));
+  link.open(node().capabilities, link.endpoint->session().peer_capabilities());
 }
 
 }  // namespace btd::net::verbs

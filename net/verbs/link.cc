@@ -7,6 +7,8 @@
 #include <cstring>
 #include <utility>
 
+#include "net/verbs/flush.h"
+
 namespace btd::net::verbs {
 
 namespace {
@@ -25,13 +27,6 @@ Status checked(int code, const char* what) {
   if (code == 0) return {};
   const int error = code > 0 ? code : errno;
   return fail(error, std::string(what) + ": " + std::strerror(error) + ".");
-}
-
-ibv_send_wr make_request(std::uint32_t link, ibv_wr_opcode opcode) {
-  ibv_send_wr request{};
-  request.wr_id = std::uint64_t{link} << 32;
-  request.opcode = opcode;
-  return request;
 }
 
 std::string meaning(ibv_wc_status status) {
@@ -106,7 +101,10 @@ Status Link::connect_pair(const rdma_conn_param& peers) {
 Status Link::trust() {
   ibv_qp_attr attributes{};
   attributes.qp_state = IBV_QPS_RTS;
-  attributes.qp_access_flags = IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE;
+  int access = IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE;
+  if (device_.flush().global) access |= flush_access(Flush::kGlobal);
+  if (device_.flush().persistent) access |= flush_access(Flush::kPersistent);
+  attributes.qp_access_flags = static_cast<unsigned>(access);
   return checked(ibv_modify_qp(pair_.get(), &attributes, IBV_QP_STATE | IBV_QP_ACCESS_FLAGS),
                  "A queue pair's access to memory");
 }
@@ -115,10 +113,13 @@ void Link::destroy_pair() {
   pair_.reset();
   is_open_ = false;
   is_broken_ = true;
-  plan_.reset();
-  for (Work& work : work_)
-    if (work.is_pinned) requester().unpin(work.seq);
-  work_.clear();
+  forget_plan();
+  batch_.size = 0;
+  for (; first_serial_ != next_serial_; ++first_serial_) {
+    Work& ended = work(first_serial_);
+    if (ended.is_pinned) requester().unpin(ended.seq);
+    ended.lease.end();
+  }
   reads_ = 0;
 }
 
@@ -129,16 +130,49 @@ std::optional<std::uint8_t> Link::take_slot() {
   return slot;
 }
 
-// Posts it as one of work_, signalled at least as often as must be.
-void Link::post(ibv_send_wr& request, Work work) {
-  if (++unsignalled_ >= kMostUnsignalled) request.send_flags |= IBV_SEND_SIGNALED;
-  if ((request.send_flags & IBV_SEND_SIGNALED) != 0) unsignalled_ = 0;
-  work.serial = next_serial_++;
-  request.wr_id |= work.serial;
-  if (work.kind == Kind::kRead) ++reads_;
-  work_.push_back(std::move(work));
+// Signalled at least as often as must be.
+Link::Queued Link::queue(Kind kind, ibv_wr_opcode opcode, unsigned flags) {
+  if (batch_.size == Batch::kMost) post();
+  const std::size_t index = batch_.size++;
+  ibv_send_wr& request = batch_.requests[index];
+  if (index > 0) batch_.requests[index - 1].next = &request;
+  if (++unsignalled_ >= kMostUnsignalled) flags |= IBV_SEND_SIGNALED;
+  if ((flags & IBV_SEND_SIGNALED) != 0) unsignalled_ = 0;
+  request.wr_id = std::uint64_t{number_} << 32 | next_serial_;
+  request.next = nullptr;
+  request.sg_list = batch_.segments[index].data();
+  request.num_sge = 0;
+  request.opcode = opcode;
+  request.send_flags = flags;
+  Work& queued = work(next_serial_++);
+  queued.kind = kind;
+  queued.slot = kNoSlot;
+  queued.is_pinned = queued.is_answer = false;
+  queued.bytes = 0;
+  if (kind == Kind::kRead) ++reads_;
+  return {.request = request, .segments = batch_.segments[index], .work = queued};
+}
+
+Link::Work& Link::queue_transfer(const Request& request, std::uint32_t rkey, Kind kind,
+                                 ibv_wr_opcode opcode, unsigned flags) {
+  const Queued queued = queue(kind, opcode, flags);
+  for (ibv_sge* to = queued.segments.data(); const LocalBytes& bytes : request.local)
+    *to++ = {.addr = bytes.address, .length = bytes.length, .lkey = bytes.lkey};
+  queued.request.num_sge = static_cast<int>(request.local.size());
+  queued.request.wr.rdma.remote_addr = request.remote;
+  queued.request.wr.rdma.rkey = rkey;
+  return queued.work;
+}
+
+void Link::post() {
+  const bool is_empty = std::exchange(batch_.size, 0) == 0;
+  if (is_empty || is_broken_) return;
   ibv_send_wr* bad = nullptr;
-  if (ibv_post_send(pair_.get(), &request, &bad) == 0 || is_broken_) return;
+  ibv_send_wr* const first = batch_.requests.data();
+  const bool has_flush = device_.flush().any();
+  if ((has_flush ? post_with_flush(pair_.get(), first) : ibv_post_send(pair_.get(), first, &bad)) ==
+      0)
+    return;
   is_broken_ = true;
   if (endpoint != nullptr)
     owner_.link_failed(*endpoint, {EIO, "The device " + device_.name() + " took no request."});
@@ -150,25 +184,25 @@ Status Link::send(Message kind, std::span<const std::byte> bytes, bool must_sign
   const std::optional<std::uint8_t> slot = is_inline ? kNoSlot : take_slot();
   if (!slot || is_broken_ || room() == 0)
     return fail(EAGAIN, "There is no room for a message to the peer.");
-  ibv_send_wr request = make_request(number_, IBV_WR_SEND_WITH_IMM);
-  request.imm_data = htonl(static_cast<std::uint32_t>(kind) << kCreditBits | credits_.send());
-  ibv_sge segment{.addr = reinterpret_cast<std::uintptr_t>(bytes.data()),
-                  .length = static_cast<std::uint32_t>(bytes.size()),
-                  .lkey = 0};
-  if (is_inline) {
-    request.send_flags |= IBV_SEND_INLINE;
-  } else {
+  unsigned flags = is_inline ? IBV_SEND_INLINE : 0;
+  if (must_signal) flags |= IBV_SEND_SIGNALED;
+  const Queued queued = queue(Kind::kMessage, IBV_WR_SEND_WITH_IMM, flags);
+  queued.request.imm_data =
+      htonl(static_cast<std::uint32_t>(kind) << kCreditBits | credits_.send());
+  ibv_sge& segment = queued.segments.front();
+  segment = {.addr = reinterpret_cast<std::uintptr_t>(bytes.data()),
+             .length = static_cast<std::uint32_t>(bytes.size()),
+             .lkey = 0};
+  if (!is_inline) {
     std::byte* at = slots_->bytes.get() + *slot * Device::kSlotBytes;
     if (at != bytes.data()) std::memcpy(at, bytes.data(), bytes.size());
     segment.addr = reinterpret_cast<std::uintptr_t>(at);
     segment.lkey = slots_->memory->lkey;
   }
-  request.sg_list = &segment;
-  request.num_sge = bytes.empty() ? 0 : 1;
-  if (must_signal) request.send_flags |= IBV_SEND_SIGNALED;
-  Work work{.kind = Kind::kMessage, .slot = *slot};
-  work.bytes = counted;
-  post(request, std::move(work));
+  queued.request.num_sge = bytes.empty() ? 0 : 1;
+  queued.work.slot = *slot;
+  queued.work.bytes = counted;
+  post();  // the bytes are the caller's
   return {};
 }
 
@@ -198,6 +232,7 @@ void Link::pump(Connection& connection) {
     if (!send(Message::kStream, std::span{bytes}.first(size), must_signal, counted)) break;
   }
   return_credits();
+  post();
 }
 
 void Link::return_credits() {
@@ -209,24 +244,34 @@ bool Link::is_refused(const Requester::Next& next) const {
   return next.seq < endpoint->refused.before && next.remote.key == endpoint->refused.key;
 }
 
+void Link::forget_plan() {
+  plan_.seq = kNoOperation;
+  plan_.is_one_sided = plan_.is_inline = false;
+  plan_.lease.end();
+}
+
 void Link::plan(const Requester::Next& next) {
-  if (plan_ && plan_->seq == next.seq) return;
-  plan_.emplace(Plan{.seq = next.seq});
+  if (plan_.seq == next.seq) return;
+  forget_plan();
+  plan_.seq = next.seq;
   // One of another epoch is the peer's to refuse, which takes a frame.
   if (!is_open_ || next.epoch != epoch || !can_be_one_sided(next) || is_refused(next)) return;
   const bool is_read = next.verb == Verb::kRead;
   const auto segments = requester().segments(next.seq);
+  plan_.requests.resize(1);  // nearly always one
+  Request& whole = plan_.requests.front();
   if (!is_read && next.length <= max_inline_ && segments.size() <= device_.max_segments()) {
-    plan_->is_one_sided = plan_->is_inline = true;
-    plan_->requests.emplace_back();
+    plan_.is_one_sided = plan_.is_inline = true;
     return;
   }
-  auto lease = device_.lease(segments, is_read);
-  if (!lease) return;
-  const std::uint64_t remote = device_key(next.remote.key).page_offset + next.remote.offset;
-  plan_->requests = cut(lease->local(), remote, device_.max_bytes(), device_.max_segments());
-  plan_->lease = *std::move(lease);
-  plan_->is_one_sided = plan_->requests.size() + kRoomForMessages < Device::kSendDepth;
+  if (!device_.lend(segments, is_read, plan_.lease, whole.local)) return;
+  whole.remote = device_key(next.remote.key).page_offset + next.remote.offset;
+  whole.length = next.length;
+  if (whole.length > device_.max_bytes() || whole.local.size() > device_.max_segments()) {
+    const LocalList local = whole.local;
+    cut(local, whole.remote, device_.max_bytes(), device_.max_segments(), plan_.requests);
+  }
+  plan_.is_one_sided = plan_.requests.size() + kRoomForMessages < Device::kSendDepth;
 }
 
 bool Link::may_leave(const Requester::Next& next) {
@@ -234,14 +279,14 @@ bool Link::may_leave(const Requester::Next& next) {
   if (next.verb == Verb::kNone) return true;  // has no effect
   plan(next);
   const Requester& mine = requester();
-  if (route(plan_->is_one_sided, mine.unanswered(), mine.one_sided()) == Route::kWait) return false;
-  return !plan_->is_one_sided || room() > plan_->requests.size() + kRoomForMessages;
+  if (route(plan_.is_one_sided, mine.unanswered(), mine.one_sided()) == Route::kWait) return false;
+  return !plan_.is_one_sided || room() > plan_.requests.size() + kRoomForMessages;
 }
 
 OneSided::Way Link::leave(const Requester::Frame& frame) {
   const auto verb = static_cast<Verb>(frame.header.verb);
-  if (verb == Verb::kNone || !plan_->is_one_sided) {
-    plan_.reset();
+  if (verb == Verb::kNone || !plan_.is_one_sided) {
+    forget_plan();
     return Way::kStream;
   }
   requester().left_one_sided(frame.header.seq);
@@ -251,40 +296,24 @@ OneSided::Way Link::leave(const Requester::Frame& frame) {
   } else {
     way = write(frame);
   }
-  plan_.reset();
+  forget_plan();
   return way;
-}
-
-void Link::post_transfer(const Request& request, std::uint32_t rkey, ibv_wr_opcode opcode,
-                         unsigned flags, Work work) {
-  ibv_send_wr wr = make_request(number_, opcode);
-  std::array<ibv_sge, kMaxSegments> segments;
-  std::ranges::transform(request.local, segments.begin(), [](const LocalBytes& bytes) {
-    return ibv_sge{.addr = bytes.address, .length = bytes.length, .lkey = bytes.lkey};
-  });
-  wr.sg_list = segments.data();
-  wr.num_sge = static_cast<int>(request.local.size());
-  wr.send_flags = flags;
-  wr.wr.rdma.remote_addr = request.remote;
-  wr.wr.rdma.rkey = rkey;
-  post(wr, std::move(work));
 }
 
 void Link::read(const Requester::Frame& frame) {
   const std::uint64_t seq = frame.header.seq;
   const std::uint32_t rkey = device_key(frame.header.key).rkey;
-  const bool is_pinned = plan_->lease.is_callers();
+  const bool is_pinned = plan_.lease.is_callers();
   if (is_pinned) requester().pin(seq);
-  for (std::size_t i = 0; i < plan_->requests.size(); ++i) {
-    const bool is_last = i + 1 == plan_->requests.size();
-    Work work{.kind = is_last ? Kind::kRead : Kind::kPart, .seq = seq, .key = frame.header.key};
-    if (is_last) {
-      work.is_pinned = is_pinned;
-      work.is_answer = true;
-      work.lease = std::move(plan_->lease);
-    }
-    post_transfer(plan_->requests[i], rkey, IBV_WR_RDMA_READ, is_last ? IBV_SEND_SIGNALED : 0,
-                  std::move(work));
+  for (std::size_t i = 0; i < plan_.requests.size(); ++i) {
+    const bool is_last = i + 1 == plan_.requests.size();
+    Work& work = queue_transfer(plan_.requests[i], rkey, is_last ? Kind::kRead : Kind::kPart,
+                                IBV_WR_RDMA_READ, is_last ? IBV_SEND_SIGNALED : 0);
+    work.seq = seq;
+    work.key = frame.header.key;
+    work.is_pinned = is_last && is_pinned;
+    work.is_answer = is_last;
+    if (is_last) work.lease = std::move(plan_.lease);
   }
 }
 
@@ -292,53 +321,72 @@ OneSided::Way Link::write(const Requester::Frame& frame) {
   const std::uint64_t seq = frame.header.seq;
   const DeviceKey key = device_key(frame.header.key);
   const std::uint64_t remote = key.page_offset + frame.header.offset;
+  const Durability durability = choose_durability(my_capabilities_, peers_capabilities_, key.flush);
   // A write must not be seen by reads that were posted before it.
   unsigned flags = reads_ > 0 ? IBV_SEND_FENCE : 0;
-  if (plan_->is_inline) {
-    Request& request = plan_->requests.front();
-    request = {.remote = remote, .length = frame.header.length};
+  if (plan_.is_inline) {
+    Request& request = plan_.requests.front();
+    request.remote = remote;
+    request.length = frame.header.length;
+    request.local.clear();
     for (const iovec& segment : frame.payload)
       if (segment.iov_len > 0)
         request.local.push_back({.address = reinterpret_cast<std::uintptr_t>(segment.iov_base),
                                  .length = static_cast<std::uint32_t>(segment.iov_len)});
     flags |= IBV_SEND_INLINE;
-  } else if (std::byte* to = plan_->lease.bounce()) {
+  } else if (std::byte* to = plan_.lease.bounce()) {
     for (const iovec& segment : frame.payload)
       to = std::copy_n(static_cast<const std::byte*>(segment.iov_base), segment.iov_len, to);
   }
-  const bool is_pinned = plan_->lease.is_callers();
-  for (std::size_t i = 0; i < plan_->requests.size(); ++i) {
-    const bool is_last = i + 1 == plan_->requests.size();
-    Work work{.kind = is_last ? Kind::kWrite : Kind::kPart, .seq = seq, .key = frame.header.key};
-    if (is_last) {
-      work.is_pinned = is_pinned;
-      work.lease = std::move(plan_->lease);
-    }
-    const bool must_signal =
-        is_last && durability_ == Durability::kAcknowledge && !plan_->is_inline;
-    post_transfer(plan_->requests[i], key.rkey, IBV_WR_RDMA_WRITE,
-                  must_signal ? flags | IBV_SEND_SIGNALED : flags, std::move(work));
+  const bool is_pinned = plan_.lease.is_callers();
+  for (std::size_t i = 0; i < plan_.requests.size(); ++i) {
+    const bool is_last = i + 1 == plan_.requests.size();
+    const bool must_signal = is_last && durability == Durability::kAcknowledge && !plan_.is_inline;
+    Work& work = queue_transfer(plan_.requests[i], key.rkey, is_last ? Kind::kWrite : Kind::kPart,
+                                IBV_WR_RDMA_WRITE, must_signal ? flags | IBV_SEND_SIGNALED : flags);
+    work.seq = seq;
+    work.key = frame.header.key;
+    work.is_pinned = is_last && is_pinned;
+    if (is_last) work.lease = std::move(plan_.lease);
     flags &= ~static_cast<unsigned>(IBV_SEND_FENCE);
   }
   if (!is_pinned) requester().unpin(seq);
-  if (durability_ == Durability::kAcknowledge) return Way::kPlaced;
-  read_behind(seq, {.key = frame.header.key, .offset = remote}, frame.header.length);
-  return Way::kTaken;
+  const RemoteRange written{.key = frame.header.key, .offset = remote};
+  switch (durability) {
+    case Durability::kNativeFlush:
+      flush_behind(seq, written, frame.header.length);
+      return Way::kTaken;
+    case Durability::kReadBehind:
+      read_behind(seq, written, frame.header.length);
+      return Way::kTaken;
+    case Durability::kAcknowledge:
+      break;
+  }
+  return Way::kPlaced;
+}
+
+// Its answer says that all of the write, however many requests it took, is where it has to be.
+void Link::flush_behind(std::uint64_t seq, const RemoteRange& remote, std::uint32_t length) {
+  const Queued queued = queue(Kind::kWrite, IBV_WR_RDMA_WRITE, IBV_SEND_SIGNALED);
+  set_flush(queued.request, remote, length, device_key(remote.key).flush);
+  queued.work.seq = seq;
+  queued.work.key = remote.key;
+  queued.work.is_answer = true;
 }
 
 // Its answer says that the write is where the platform keeps it. Into a slot that nobody reads.
 void Link::read_behind(std::uint64_t seq, const RemoteRange& remote, std::uint32_t length) {
   const std::uint32_t count = std::min<std::uint32_t>(length, 8);
-  const Request request{.remote = remote.offset + length - count,
-                        .length = count,
-                        .local = {{.address = reinterpret_cast<std::uintptr_t>(
-                                       slots_->bytes.get() + kScratchSlot * Device::kSlotBytes),
-                                   .length = count,
-                                   .lkey = slots_->memory->lkey}}};
-  Work work{.kind = Kind::kWrite, .seq = seq, .key = remote.key};
+  const std::byte* unread = slots_->bytes.get() + kScratchSlot * Device::kSlotBytes;
+  Request request{.remote = remote.offset + length - count, .length = count};
+  request.local.push_back({.address = reinterpret_cast<std::uintptr_t>(unread),
+                           .length = count,
+                           .lkey = slots_->memory->lkey});
+  Work& work = queue_transfer(request, device_key(remote.key).rkey, Kind::kWrite, IBV_WR_RDMA_READ,
+                              IBV_SEND_SIGNALED);
+  work.seq = seq;
+  work.key = remote.key;
   work.is_answer = true;
-  post_transfer(request, device_key(remote.key).rkey, IBV_WR_RDMA_READ, IBV_SEND_SIGNALED,
-                std::move(work));
 }
 
 void Link::finish_read(const Work& work) {
@@ -360,6 +408,7 @@ void Link::finish(Work& work) {
     const Verb verb = work.kind == Kind::kRead ? Verb::kRead : Verb::kWritePersist;
     owner_.link_answered(*endpoint, {.verb = static_cast<std::uint8_t>(verb), .seq = work.seq});
   }
+  work.lease.end();
   if (work.is_pinned) requester().unpin(work.seq);
 }
 
@@ -368,19 +417,16 @@ void Link::completed(std::uint32_t serial, ibv_wc_status status) {
   if (status != IBV_WC_SUCCESS) {
     is_broken_ = true;
     if (endpoint == nullptr) return;
-    const auto failed =
-        std::ranges::find_if(work_, [serial](const Work& work) { return work.serial == serial; });
-    if (is_refusal(status) && failed != work_.end() && failed->kind != Kind::kMessage)
-      endpoint->refused = {.key = failed->key, .before = requester().posted_end()};
+    const bool is_known = serial - first_serial_ < posted();
+    if (is_refusal(status) && is_known && work(serial).kind != Kind::kMessage)
+      endpoint->refused = {.key = work(serial).key, .before = requester().posted_end()};
     owner_.link_failed(*endpoint, {ECONNRESET, endpoint->peer_name() + ": " + meaning(status) +
                                                    "; the connection ends."});
     return;
   }
-  // Serials are of 32 bits and wrap, so they are compared by their distance.
-  while (!work_.empty() && static_cast<std::int32_t>(serial - work_.front().serial) >= 0) {
-    finish(work_.front());
-    work_.pop_front();
-  }
+  // They wrap, so they are compared by their distance.
+  for (; posted() > 0 && static_cast<std::int32_t>(serial - first_serial_) >= 0; ++first_serial_)
+    finish(work(first_serial_));
   if (endpoint != nullptr) owner_.link_progressed(*endpoint);
 }
 

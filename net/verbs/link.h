@@ -2,11 +2,13 @@
 // buffers.
 //
 // Requests complete in their order, so only some are signalled: a completion answers for all that
-// were posted before it. While a request refers to an operation's buffers, the operation is pinned
+// were posted before it. What leaves together leaves by one ibv_post_send(), since each rings the
+// doorbell. While a request refers to an operation's buffers, the operation is pinned
 // (net/requester.h); destroying the queue pair frees them, since nothing touches them afterwards.
 // Thread-safety: the engine's thread only.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -57,9 +59,11 @@ class Link final : public OneSided {
   Status connect_pair(const rdma_conn_param& peers);
   // The peer may reach the regions now, and ours may go to the peer's NIC when `is_open`.
   Status trust();
-  void open(Durability durability) {
+  // `mine`, `peers`: capabilities.
+  void open(std::uint32_t mine, std::uint32_t peers) {
     is_open_ = true;
-    durability_ = durability;
+    my_capabilities_ = mine;
+    peers_capabilities_ = peers;
   }
   // No request touches memory afterwards, of either side. The operations are freed.
   void destroy_pair();
@@ -85,7 +89,7 @@ class Link final : public OneSided {
   [[nodiscard]] std::uint32_t number() const { return number_; }
   [[nodiscard]] std::uint32_t pair_number() const { return pair_ ? pair_->qp_num : 0; }
   [[nodiscard]] rdma_cm_id* id() const { return id_.get(); }
-  [[nodiscard]] bool is_idle() const { return work_.empty(); }
+  [[nodiscard]] bool is_idle() const { return posted() == 0; }
 
   // For the engine, which makes the handshake.
   State state = State::kResolving;
@@ -102,7 +106,6 @@ class Link final : public OneSided {
  private:
   enum class Kind : std::uint8_t { kPart, kMessage, kRead, kWrite };
   struct Work {
-    std::uint32_t serial = 0;
     Kind kind = Kind::kPart;
     std::uint8_t slot = kNoSlot;
     bool is_pinned = false;
@@ -114,24 +117,43 @@ class Link final : public OneSided {
   };
   // The next operation's way, decided before it leaves.
   struct Plan {
-    std::uint64_t seq = 0;
+    std::uint64_t seq = kNoOperation;
     bool is_one_sided = false;
     bool is_inline = false;
     Lease lease;
     std::vector<Request> requests;
   };
+  // Requests on the way to the device, each linked to the next.
+  struct Batch {
+    static constexpr std::size_t kMost = 16;
+    std::array<ibv_send_wr, kMost> requests;
+    std::array<std::array<ibv_sge, kMaxSegments>, kMost> segments;
+    std::size_t size = 0;
+  };
   static constexpr std::uint8_t kNoSlot = 0xFF;
+  static constexpr std::uint64_t kNoOperation = ~std::uint64_t{0};
 
   [[nodiscard]] Requester& requester();
-  [[nodiscard]] std::size_t room() const { return Device::kSendDepth - work_.size(); }
+  [[nodiscard]] std::size_t room() const { return Device::kSendDepth - posted(); }
+  [[nodiscard]] std::uint32_t posted() const { return next_serial_ - first_serial_; }
+  [[nodiscard]] Work& work(std::uint32_t serial) { return work_[serial % work_.size()]; }
   [[nodiscard]] bool is_refused(const Requester::Next& next) const;
   void plan(const Requester::Next& next);
   void read(const Requester::Frame& frame);
   Way write(const Requester::Frame& frame);
   void read_behind(std::uint64_t seq, const RemoteRange& remote, std::uint32_t length);
-  void post(ibv_send_wr& request, Work work);
-  void post_transfer(const Request& request, std::uint32_t rkey, ibv_wr_opcode opcode,
-                     unsigned flags, Work work);
+  void flush_behind(std::uint64_t seq, const RemoteRange& remote, std::uint32_t length);
+  // One request more of the next post(), and its place among work_, which the caller fills in.
+  struct Queued {
+    ibv_send_wr& request;
+    std::array<ibv_sge, kMaxSegments>& segments;
+    Work& work;
+  };
+  Queued queue(Kind kind, ibv_wr_opcode opcode, unsigned flags);
+  Work& queue_transfer(const Request& request, std::uint32_t rkey, Kind kind, ibv_wr_opcode opcode,
+                       unsigned flags);
+  void post();
+  void forget_plan();
   std::optional<std::uint8_t> take_slot();
   void finish(Work& work);
   void finish_read(const Work& work);
@@ -147,13 +169,16 @@ class Link final : public OneSided {
   Credits credits_;
   bool is_open_ = false;
   bool is_broken_ = false;
-  Durability durability_ = Durability::kAcknowledge;
+  std::uint32_t my_capabilities_ = 0, peers_capabilities_ = 0;
 
-  std::deque<Work> work_;  // posted and not completed, in order
-  std::uint32_t next_serial_ = 0;
+  // Posted and not completed, in order; numbers of 32 bits wrap, and the ring with them.
+  static_assert((Device::kSendDepth & (Device::kSendDepth - 1)) == 0);
+  std::array<Work, Device::kSendDepth> work_;
+  std::uint32_t first_serial_ = 0, next_serial_ = 0;
   std::uint32_t unsignalled_ = 0;  // since the last signalled one
   std::uint32_t reads_ = 0;        // of work_
-  std::optional<Plan> plan_;
+  Batch batch_;
+  Plan plan_;
 };
 
 // An endpoint, and what of it outlives a link.

@@ -2,7 +2,9 @@
 // a write durable, how many messages may be under way, how a transfer is cut into requests. Pure.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -13,22 +15,41 @@
 namespace btd::net::verbs {
 
 // A region's key: the device's rkey above, then where in its page the region begins (addresses of
-// the device have that offset, since its translations are of pages), then the table's bits.
+// the device have that offset, since its translations are of pages), then by which flush of the
+// NIC's own its bytes become durable, then the table's bits.
+enum class Flush : std::uint8_t {
+  kNone,        // by none
+  kGlobal,      // what is visible to the whole node is as durable as it needs to be
+  kPersistent,  // by the one that makes durable
+};
 struct DeviceKey {
   std::uint32_t rkey = 0;
   std::uint32_t page_offset = 0;  // below kPageBytes
+  Flush flush = Flush::kNone;
 };
 inline constexpr std::uint64_t kPageBytes = 4096;
 [[nodiscard]] RegionTable::Fixed fixed_bits(const DeviceKey& key);
 [[nodiscard]] DeviceKey device_key(std::uint64_t key);
 
-// What makes a write durable at the peer; chosen once for a connection.
+// Which a region that may be written is registered for, of those that the device can. `domain`: of
+// its Persist, or none; `is_direct`: the platform makes durable what is visible (kDirectWrite).
+struct FlushAbility {
+  bool global = false;
+  bool persistent = false;
+  [[nodiscard]] bool any() const { return global || persistent; }
+};
+[[nodiscard]] Flush choose_flush(FlushAbility device, std::optional<btd::Domain> domain,
+                                 bool is_direct);
+
+// What makes a write durable at the peer; of a connection and a region.
 enum class Durability : std::uint8_t {
   kNativeFlush,  // the NICs' own request
   kReadBehind,   // a read behind the write, where the peer says that is enough
   kAcknowledge,  // a frame; the peer's processor flushes, and answers
 };
-[[nodiscard]] Durability choose_durability(std::uint32_t mine, std::uint32_t peers);
+// `mine`, `peers`: capabilities. `flush`: of the region's key, which means nothing without the
+// peer's kNativeFlush.
+[[nodiscard]] Durability choose_durability(std::uint32_t mine, std::uint32_t peers, Flush flush);
 
 // Messages that may be under way to one peer: each has a buffer there, so that its shared receive
 // queue never runs dry. The last credit is kept for a message that gives credits back: two sides
@@ -67,13 +88,26 @@ struct LocalBytes {
   std::uint32_t length = 0;
   std::uint32_t lkey = 0;
 };
+// As many as an operation or a request has, in place: no operation is to allocate.
+class LocalList {
+ public:
+  void push_back(const LocalBytes& bytes) { bytes_[size_++] = bytes; }
+  void clear() { size_ = 0; }
+  [[nodiscard]] std::size_t size() const { return size_; }
+  [[nodiscard]] const LocalBytes* begin() const { return bytes_.data(); }
+  [[nodiscard]] const LocalBytes* end() const { return bytes_.data() + size_; }
+
+ private:
+  std::array<LocalBytes, kMaxSegments> bytes_;
+  std::size_t size_ = 0;
+};
 struct Request {
   std::uint64_t remote = 0;
   std::uint32_t length = 0;
-  std::vector<LocalBytes> local;
+  LocalList local;
 };
-// Cuts it so that no request has more than `max_bytes` or `max_segments`.
-[[nodiscard]] std::vector<Request> cut(std::span<const LocalBytes> local, std::uint64_t remote,
-                                       std::uint64_t max_bytes, std::size_t max_segments);
+// Cuts it so that no request has more than `max_bytes` or `max_segments`. `into` loses what it had.
+void cut(std::span<const LocalBytes> local, std::uint64_t remote, std::uint64_t max_bytes,
+         std::size_t max_segments, std::vector<Request>& into);
 
 }  // namespace btd::net::verbs

@@ -22,6 +22,9 @@ struct VerbsOptions {
   // NIC does not write into processor caches (DDIO is off), or caches are in the power-fail domain
   // (eADR). Then writes take no processor here; a region that may be written may be read, too.
   bool direct_write_is_durable = false;
+  // The NICs' own flush makes writes durable where library, device and memory have it. False: not
+  // even then.
+  bool native_flush = true;
 };
 
 // Errors: ENODEV no RDMA device; ENOMEM what it may lock is too little (RLIMIT_MEMLOCK); others as

@@ -31,6 +31,8 @@ class World {
   [[nodiscard]] virtual bool is_simulated() const { return false; }
   // Writes are durable without the peer's processor, and memory that needs it is refused.
   [[nodiscard]] virtual bool is_direct() const { return false; }
+  // Writes to memory that dies with its node take no processor of the server's.
+  [[nodiscard]] virtual bool is_served_by_nic() const { return is_direct(); }
   // Breaks the connection between them, wherever it stands; both may connect anew.
   virtual void cut() = 0;
   // The server dies without a word, and nobody listens any more.

@@ -1,6 +1,8 @@
 // The decisions of the verbs engine, which need no device.
 #include <gtest/gtest.h>
 
+#include <array>
+#include <optional>
 #include <random>
 
 #include "net/address.h"
@@ -10,19 +12,24 @@
 namespace btd::net::verbs {
 namespace {
 
+constexpr std::array kFlushes{Flush::kNone, Flush::kGlobal, Flush::kPersistent};
+
 TEST(VerbsKey, HoldsWhatTheDeviceNeeds) {
   RegionTable table(1);
   std::vector<std::byte> memory(64);
-  const DeviceKey device{.rkey = 0xDEADBEEF, .page_offset = 0xABC};
-  const auto first = table.add(memory, kRemoteRead, nullptr, fixed_bits(device));
-  const auto second = table.add(memory, kRemoteRead, nullptr, fixed_bits(device));
-  ASSERT_TRUE(first && second);
-  for (const std::uint64_t key : {first->key, second->key}) {
-    EXPECT_EQ(device_key(key).rkey, device.rkey);
-    EXPECT_EQ(device_key(key).page_offset, device.page_offset);
-    EXPECT_EQ(table.find(key, 0, 64, kRemoteRead).error, 0);
+  for (const Flush flush : kFlushes) {
+    const DeviceKey device{.rkey = 0xDEADBEEF, .page_offset = 0xABC, .flush = flush};
+    const auto first = table.add(memory, kRemoteRead, nullptr, fixed_bits(device));
+    const auto second = table.add(memory, kRemoteRead, nullptr, fixed_bits(device));
+    ASSERT_TRUE(first && second);
+    for (const std::uint64_t key : {first->key, second->key}) {
+      EXPECT_EQ(device_key(key).rkey, device.rkey);
+      EXPECT_EQ(device_key(key).page_offset, device.page_offset);
+      EXPECT_EQ(device_key(key).flush, flush);
+      EXPECT_EQ(table.find(key, 0, 64, kRemoteRead).error, 0);
+    }
+    EXPECT_NE(first->key, second->key);
   }
-  EXPECT_NE(first->key, second->key);
 }
 
 TEST(VerbsRoute, OneKindWaitsForTheOther) {
@@ -46,13 +53,53 @@ TEST(VerbsRoute, AsksTheProcessorAboutWhatNoNicChecks) {
       << "its end wraps";
 }
 
+// A region is registered for what its memory needs, and for nothing that the device can't.
+TEST(VerbsFlush, IsWhatTheMemoryNeeds) {
+  using btd::Domain;
+  constexpr Flush n = Flush::kNone, g = Flush::kGlobal, p = Flush::kPersistent;
+  struct Row {
+    std::optional<Domain> domain;
+    bool is_direct;
+    Flush neither, global, persistent, both;  // by what the device can
+  };
+  constexpr std::array kRows{
+      Row{std::nullopt, false, n, g, n, g},       Row{std::nullopt, true, n, g, n, g},
+      Row{Domain::kCacheLine, false, n, n, p, p}, Row{Domain::kCacheLine, true, n, g, p, g},
+      Row{Domain::kMsync, false, n, n, n, n},     Row{Domain::kMsync, true, n, n, n, n},
+      Row{Domain::kProcess, false, n, g, n, g},   Row{Domain::kProcess, true, n, g, n, g},
+      Row{Domain::kEmulated, false, n, n, n, n},  Row{Domain::kEmulated, true, n, n, n, n},
+  };
+  for (std::size_t i = 0; i < kRows.size(); ++i) {
+    const Row& row = kRows[i];
+    EXPECT_EQ(choose_flush({}, row.domain, row.is_direct), row.neither) << i;
+    EXPECT_EQ(choose_flush({.global = true}, row.domain, row.is_direct), row.global) << i;
+    EXPECT_EQ(choose_flush({.persistent = true}, row.domain, row.is_direct), row.persistent) << i;
+    EXPECT_EQ(choose_flush({.global = true, .persistent = true}, row.domain, row.is_direct),
+              row.both)
+        << i;
+  }
+}
+
+// Every combination of capabilities and flushes, also one that no version makes.
 TEST(VerbsDurability, TakesTheCheapestThatIsSafe) {
-  EXPECT_EQ(choose_durability(kOneSided, kOneSided), Durability::kAcknowledge);
-  EXPECT_EQ(choose_durability(kOneSided | kDirectWrite, kOneSided), Durability::kAcknowledge)
-      << "what counts is where the bytes lie";
-  EXPECT_EQ(choose_durability(kOneSided, kOneSided | kDirectWrite), Durability::kReadBehind);
-  EXPECT_EQ(choose_durability(kNativeFlush, kDirectWrite), Durability::kReadBehind);
-  EXPECT_EQ(choose_durability(kNativeFlush, kNativeFlush | kDirectWrite), Durability::kNativeFlush);
+  for (const bool mine : {false, true})
+    for (const bool peers : {false, true})
+      for (const bool is_direct : {false, true})
+        for (const Flush flush : {Flush::kNone, Flush::kGlobal, Flush::kPersistent, Flush{3}}) {
+          const bool is_flushed =
+              mine && peers && (flush == Flush::kGlobal || flush == Flush::kPersistent);
+          const Durability expected = is_flushed  ? Durability::kNativeFlush
+                                      : is_direct ? Durability::kReadBehind
+                                                  : Durability::kAcknowledge;
+          // What counts is where the bytes lie, so my own platform's promise does not.
+          for (const std::uint32_t promise : {0U, std::uint32_t{kDirectWrite}})
+            EXPECT_EQ(choose_durability(
+                          kOneSided | promise | (mine ? kNativeFlush : 0U),
+                          kOneSided | (peers ? kNativeFlush : 0U) | (is_direct ? kDirectWrite : 0U),
+                          flush),
+                      expected)
+                << mine << peers << is_direct << static_cast<int>(flush);
+        }
 }
 
 // Two sides that send whatever they may, in any order: no buffer is missing, and nobody waits for
@@ -105,6 +152,7 @@ TEST(VerbsCredits, NoticesAPeerThatInventsThem) {
 
 TEST(VerbsCut, KeepsEveryByteInItsPlace) {
   std::mt19937 random(2);
+  std::vector<Request> requests;
   for (int round = 0; round < 500; ++round) {
     std::vector<LocalBytes> local;
     std::uint64_t total = 0;
@@ -118,7 +166,8 @@ TEST(VerbsCut, KeepsEveryByteInItsPlace) {
     std::uint64_t at = 777;
     std::size_t segment = 0;
     std::uint64_t offset = 0;
-    for (const Request& request : cut(local, 777, most, segments)) {
+    cut(local, 777, most, segments, requests);
+    for (const Request& request : requests) {
       EXPECT_EQ(request.remote, at);
       EXPECT_LE(request.length, most);
       EXPECT_LE(request.local.size(), segments);

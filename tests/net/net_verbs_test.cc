@@ -1,6 +1,10 @@
 // The conformance suite over RDMA, once for each way in which a write becomes durable, and what
 // only this engine promises. It needs an RDMA device (Soft-RoCE will do) and its address in
 // BTD_VERBS_ADDRESS; elsewhere it is skipped.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <thread>
@@ -28,7 +32,10 @@ std::unique_ptr<VerbsEngine> make_engine(const VerbsOptions& options) {
 // Devices in software, in emulated machines, are slow: what waits, waits longer.
 constexpr int kSlow = 4;
 
-VerbsOptions with(const WorldOptions& options, bool is_direct) {
+// In which way writes become durable, where the device lets one choose.
+enum class Way : std::uint8_t { kAcknowledge, kReadBehind, kNativeFlush };
+
+VerbsOptions with(const WorldOptions& options, Way way) {
   VerbsOptions verbs;
   verbs.engine.epoch = options.epoch;
   verbs.engine.limits = options.limits;
@@ -37,18 +44,22 @@ VerbsOptions with(const WorldOptions& options, bool is_direct) {
   verbs.engine.patience.reconnect *= kSlow;
   verbs.engine.patience.linger *= kSlow;
   verbs.cluster_key = "the key of the test";
-  verbs.direct_write_is_durable = is_direct;
+  verbs.direct_write_is_durable = way == Way::kReadBehind;
+  verbs.native_flush = way == Way::kNativeFlush;
   return verbs;
 }
 
 class VerbsWorld final : public World {
  public:
-  VerbsWorld(const WorldOptions& options, bool is_direct)
-      : client_(make_engine(with(options, is_direct))),
-        server_(make_engine(with(options, is_direct))),
-        is_direct_(is_direct) {}
+  VerbsWorld(const WorldOptions& options, Way way)
+      : client_(make_engine(with(options, way))),
+        server_(make_engine(with(options, way))),
+        way_(way) {}
 
-  [[nodiscard]] bool is_there() const { return client_ != nullptr && server_ != nullptr; }
+  [[nodiscard]] bool is_there() const {
+    return client_ != nullptr && server_ != nullptr &&
+           (way_ != Way::kNativeFlush || client_->device().flush().global);
+  }
   Engine& client() override { return *client_; }
   Engine& server() override { return *server_; }
   [[nodiscard]] std::string address() const override { return address_; }
@@ -74,28 +85,31 @@ class VerbsWorld final : public World {
     return true;
   }
   void pause_server(bool is_paused) override { is_paused_ = is_paused; }
-  [[nodiscard]] bool is_direct() const override { return is_direct_; }
+  [[nodiscard]] bool is_direct() const override { return way_ == Way::kReadBehind; }
+  [[nodiscard]] bool is_served_by_nic() const override { return way_ != Way::kAcknowledge; }
   void cut() override { client_->cut_links(); }
   void kill_server() override { server_.reset(); }
 
  private:
   std::unique_ptr<VerbsEngine> client_, server_;
-  const bool is_direct_;
+  const Way way_;
   std::string address_;
   bool is_paused_ = false;
 };
 
-WorldMaker world(const char* name, bool is_direct) {
-  return {name, [is_direct](const WorldOptions& options) -> std::unique_ptr<World> {
+WorldMaker world(const char* name, Way way) {
+  return {name, [way](const WorldOptions& options) -> std::unique_ptr<World> {
             if (host().empty()) return nullptr;
-            auto made = std::make_unique<VerbsWorld>(options, is_direct);
+            auto made = std::make_unique<VerbsWorld>(options, way);
             if (!made->is_there()) return nullptr;
             return made;
           }};
 }
 
 INSTANTIATE_TEST_SUITE_P(Verbs, Conformance,
-                         ::testing::Values(world("Acknowledge", false), world("ReadBehind", true)),
+                         ::testing::Values(world("Acknowledge", Way::kAcknowledge),
+                                           world("ReadBehind", Way::kReadBehind),
+                                           world("NativeFlush", Way::kNativeFlush)),
                          [](const auto& one) { return one.param.name; });
 
 // Two engines that work until something holds.
@@ -129,9 +143,9 @@ class VerbsTest : public ::testing::Test {
 };
 
 TEST_F(VerbsTest, RefusesAPeerWithAnotherKey) {
-  VerbsOptions stranger = with({}, false);
+  VerbsOptions stranger = with({}, Way::kAcknowledge);
   stranger.cluster_key = "another key";
-  Two two(stranger, with({}, false));
+  Two two(stranger, with({}, Way::kAcknowledge));
   ASSERT_TRUE(two.client->connect(two.address, two.asked).has_value());
   ASSERT_TRUE(two.run_until([&] { return two.asked.closes == 1; }));
   EXPECT_EQ(two.asked.last.code, EKEYREJECTED) << two.asked.last.message;
@@ -139,7 +153,7 @@ TEST_F(VerbsTest, RefusesAPeerWithAnotherKey) {
 }
 
 TEST_F(VerbsTest, ReadsTakeNoProcessorOfThePeer) {
-  Two two(with({}, false), with({}, false));
+  Two two(with({}, Way::kAcknowledge), with({}, Way::kAcknowledge));
   std::vector<std::byte> memory(1 << 20, std::byte{7});
   const auto region = two.server->register_region(memory, kRemoteRead, nullptr);
   ASSERT_TRUE(region.has_value()) << region.error().message;
@@ -160,7 +174,7 @@ TEST_F(VerbsTest, ReadsTakeNoProcessorOfThePeer) {
 }
 
 TEST_F(VerbsTest, DirectWritesTakeNoProcessorOfThePeer) {
-  Two two(with({}, true), with({}, true));
+  Two two(with({}, Way::kReadBehind), with({}, Way::kReadBehind));
   std::vector<std::byte> memory(1 << 20);
   const auto region = two.server->register_region(memory, kRemoteWrite, nullptr);
   ASSERT_TRUE(region.has_value()) << region.error().message;
@@ -178,9 +192,127 @@ TEST_F(VerbsTest, DirectWritesTakeNoProcessorOfThePeer) {
   EXPECT_EQ(std::memcmp(memory.data() + 8, from.data(), from.size()), 0);
 }
 
+// Memory of the test: of a DAX device, as NVRAM is, or of the heap.
+class Mapping {
+ public:
+  static constexpr std::size_t kBytes = 2 << 20;
+  explicit Mapping(const char* device) : fd_(open(device, O_RDWR | O_CLOEXEC)) {
+    if (fd_ >= 0) at_ = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0);
+  }
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+  ~Mapping() {
+    if (at_ != MAP_FAILED) munmap(at_, kBytes);
+    if (fd_ >= 0) close(fd_);
+  }
+  [[nodiscard]] std::span<std::byte> bytes() const {
+    return at_ == MAP_FAILED ? std::span<std::byte>{}
+                             : std::span{static_cast<std::byte*>(at_), kBytes};
+  }
+
+ private:
+  int fd_ = -1;
+  void* at_ = MAP_FAILED;
+};
+
+// Two engines with the NICs' own flush, and a region of the server's.
+class VerbsFlushTest : public VerbsTest {
+ protected:
+  void SetUp() override {
+    VerbsTest::SetUp();
+    if (IsSkipped()) return;
+    two_ = std::make_unique<Two>(with({}, Way::kNativeFlush), with({}, Way::kNativeFlush));
+    ASSERT_TRUE(two_->client && two_->server);
+    if (!two_->client->device().flush().any())
+      GTEST_SKIP() << "library, driver or device has no flush of the NIC's own";
+    const auto endpoint = two_->client->connect(two_->address, two_->asked);
+    ASSERT_TRUE(endpoint.has_value());
+    endpoint_ = *endpoint;
+    ASSERT_TRUE(two_->run_until([&] { return two_->asked.ups == 1 && two_->served.ups == 1; }));
+  }
+
+  // The key of these bytes.
+  std::uint64_t offer(std::span<std::byte> bytes, Persist* persist) {
+    const auto region = two_->server->register_region(bytes, kRemoteWrite, persist);
+    EXPECT_TRUE(region.has_value()) << region.error().message;
+    return region ? region->key : 0;
+  }
+
+  // Writes of some lengths and segments, one after the other. Whether all completed within the
+  // time, while the server's engine does what `serve` says.
+  static constexpr std::array<std::size_t, 5> kLengths{8, 100, 5000, 64 << 10, 300 << 10};
+  bool write_all(std::uint64_t key, bool serve) {
+    std::vector<std::byte> from(kLengths.back());
+    for (std::size_t i = 0; i < kLengths.size(); ++i) {
+      std::ranges::fill(from, static_cast<std::byte>(i + 1));
+      const std::size_t half = kLengths[i] / 2;
+      const std::array<iovec, 2> local{iovec{from.data(), half},
+                                       iovec{from.data() + half, kLengths[i] - half}};
+      const Time until = two_->client->now() + seconds(10);
+      const std::size_t wanted = two_->asked.completions.size() + 1;
+      if (!endpoint_->write_persist(local, {key, kStep * i + 8}, i, until)) return false;
+      while (two_->asked.completions.size() < wanted && two_->client->now() < until + seconds(1))
+        if (!two_->client->poll() || (serve && !two_->server->poll())) return false;
+      if (two_->asked.completions.size() < wanted || two_->asked.completions.back().error != 0)
+        return false;
+    }
+    return true;
+  }
+  static bool are_there(std::span<const std::byte> bytes) {
+    for (std::size_t i = 0; i < kLengths.size(); ++i)
+      for (std::size_t k = 0; k < kLengths[i]; ++k)
+        if (bytes[kStep * i + 8 + k] != static_cast<std::byte>(i + 1)) return false;
+    return true;
+  }
+
+  static constexpr std::size_t kStep = 320 << 10;
+  std::unique_ptr<Two> two_;
+  Endpoint* endpoint_ = nullptr;
+};
+
+// The server's engine does not even run: nobody but its NIC can have done it.
+TEST_F(VerbsFlushTest, MakesNvramDurableWithoutAProcessor) {
+  const char* device = std::getenv("BTD_VERBS_NVRAM");
+  if (device == nullptr) GTEST_SKIP() << "BTD_VERBS_NVRAM names no DAX device";
+  const Mapping nvram(device);
+  ASSERT_FALSE(nvram.bytes().empty()) << std::strerror(errno);
+  Persist persist(btd::Domain::kCacheLine);
+  const std::uint64_t key = offer(nvram.bytes(), &persist);
+  ASSERT_EQ(device_key(key).flush, Flush::kPersistent);
+  ASSERT_TRUE(write_all(key, false));
+  EXPECT_TRUE(are_there(nvram.bytes()));
+  EXPECT_EQ(two_->client->flushes(), kLengths.size());
+  EXPECT_EQ(persist.counters().fences, 0U) << "a processor was asked";
+  two_->client.reset();  // before the memory
+  two_->server.reset();
+}
+
+TEST_F(VerbsFlushTest, ReachesMemoryThatDiesWithItsNode) {
+  std::vector<std::byte> memory(Mapping::kBytes);
+  const std::uint64_t key = offer(memory, nullptr);
+  ASSERT_EQ(device_key(key).flush, Flush::kGlobal);
+  ASSERT_TRUE(write_all(key, false));
+  EXPECT_TRUE(are_there(memory));
+  EXPECT_EQ(two_->client->flushes(), kLengths.size());
+  two_->server.reset();
+}
+
+// Soft-RoCE takes persistent flushes of NVRAM's pages only: of others the processor is asked.
+TEST_F(VerbsFlushTest, LeavesToTheProcessorWhatTheDeviceRefuses) {
+  std::vector<std::byte> memory(Mapping::kBytes);
+  Persist persist(btd::Domain::kCacheLine);
+  const std::uint64_t key = offer(memory, &persist);
+  if (device_key(key).flush != Flush::kNone) GTEST_SKIP() << "the device takes any memory";
+  ASSERT_TRUE(write_all(key, true));
+  EXPECT_TRUE(are_there(memory));
+  EXPECT_EQ(two_->client->flushes(), 0U);
+  EXPECT_GE(persist.counters().fences, kLengths.size());
+  two_->server.reset();
+}
+
 // A peer of the old epoch has a key and a connection; neither may be of use to it.
 TEST_F(VerbsTest, TheEpochEndsWhatIsUnderWay) {
-  VerbsOptions options = with({.epoch = 5}, true);
+  VerbsOptions options = with({.epoch = 5}, Way::kReadBehind);
   Two two(options, options);
   std::vector<std::byte> memory(1 << 20);
   const auto region = two.server->register_region(memory, kRemoteWrite | kRemoteRead, nullptr);
@@ -202,7 +334,7 @@ TEST_F(VerbsTest, TheEpochEndsWhatIsUnderWay) {
 }
 
 TEST_F(VerbsTest, RefusesDirectWritesWhereMemoryIsSynced) {
-  auto engine = make_engine(with({}, true));
+  auto engine = make_engine(with({}, Way::kReadBehind));
   ASSERT_NE(engine, nullptr);
   std::vector<std::byte> memory(4096);
   Persist synced(btd::Domain::kMsync);
@@ -213,7 +345,7 @@ TEST_F(VerbsTest, RefusesDirectWritesWhereMemoryIsSynced) {
 
 // An idle engine sleeps, and another thread wakes it.
 TEST_F(VerbsTest, SleepsUntilItIsWoken) {
-  Two two(with({}, false), with({}, false));
+  Two two(with({}, Way::kAcknowledge), with({}, Way::kAcknowledge));
   ASSERT_TRUE(two.client->connect(two.address, two.asked).has_value());
   ASSERT_TRUE(two.run_until([&] { return two.asked.ups == 1 && two.served.ups == 1; }));
   for (int i = 0; i < 100; ++i) {

@@ -9,7 +9,8 @@ from initramfs import Initramfs
 from kernel import Kernel
 from lab import MIB, Skip, built, check
 from power_cut import power_cut
-from soft_roce import soft_roce, soft_roce_pair
+from soft_roce import soft_roce, soft_roce_flush, soft_roce_pair
+from verbs_latency import verbs_latency
 
 NVDIMM_BYTES = 512 * MIB
 NVDIMM_MODULES = ['nfit', 'nd_pmem', 'dax_pmem', 'fuse']
@@ -162,5 +163,9 @@ CASES = {
     'soft-roce': Case('RDMA in software over a veth pair, and the suite of transports over verbs',
                       soft_roce),
     'soft-roce-pair': Case('the same between two guests', soft_roce_pair),
+    'soft-roce-flush': Case("writes into NVRAM that the NIC's own flush makes durable",
+                            soft_roce_flush),
+    'verbs-latency': Case('latency over verbs beside perftest and a bare baseline; --rounds N',
+                          verbs_latency, quick=False),
     'power-cut-xfs': Case('the same on xfs', power_cut('xfs'), quick=False),
 }

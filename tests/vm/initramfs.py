@@ -98,17 +98,24 @@ class Initramfs:
                 self.file(library.lstrip('/'), library)
 
     def verbs(self):
-        """The driver of libibverbs for Soft-RoCE, which is loaded by name."""
-        folder = f'{ARCHITECTURE_LIBRARIES}/libibverbs'
+        """The driver for Soft-RoCE of each libibverbs that a program takes, which is loaded by name: the
+        system's, and a private one. That looks where it was installed, which may be through a link."""
+        self.driver(f'{ARCHITECTURE_LIBRARIES}/libibverbs', '/etc')
+        for library in [n for n in self.entries if n.endswith('/lib/libibverbs.so.1')]:
+            folder = os.path.dirname(f'/{library}')
+            for prefix in {os.path.dirname(folder), os.path.dirname(os.path.realpath(folder))}:
+                self.driver(f'{prefix}/lib/libibverbs', f'{prefix}/etc')
+
+    def driver(self, folder, settings):
         drivers = [n for n in os.listdir(folder) if n.startswith('librxe')] \
             if os.path.isdir(folder) else []
         if not drivers:
-            raise Skip('libibverbs has no driver for Soft-RoCE; ./bootstrap deps installs '
+            raise Skip(f'{folder} has no driver for Soft-RoCE; ./bootstrap deps installs '
                        'ibverbs-providers')
         for name in drivers:
             self.file(f'{folder.lstrip("/")}/{name}', f'{folder}/{name}')
             self.needs(f'{folder}/{name}')
-        self.text('etc/libibverbs.d/rxe.driver', 'driver rxe\n')
+        self.text(f'{settings.lstrip("/")}/libibverbs.d/rxe.driver', 'driver rxe\n')
 
     def modules(self, names):
         order = self.kernel.with_dependencies(names)

@@ -12,11 +12,60 @@ import unittest
 sys.dont_write_bytecode = True
 import cases
 import kernel
+import soft_roce
+import verbs_latency
 from lab import HERE, Failed, built
 from power_cut import UNHEARD, Ledger
 from report import Report, parse
 
 DONE = 400
+
+
+class LatencyTest(unittest.TestCase):
+    """The ratios of a measurement: what is missing or broken must be found out."""
+
+    def facts(self, ours=100.0):
+        programs = {other[1] for measure in verbs_latency.MEASURES for other in measure.others}
+        facts = {f'{number}/{program}/{size}': '100.0' for number in range(3)
+                 for size in verbs_latency.SIZES for program in programs}
+        facts |= {f'{number}/{measure.ours}/{size}': str(ours + number) for number in range(3)
+                  for size in verbs_latency.SIZES for measure in verbs_latency.MEASURES}
+        return facts
+
+    def test_a_ratio_is_of_the_best_rounds(self):
+        row = verbs_latency.rows(self.facts(), 3)[0]
+        self.assertEqual((row.ratio, row.median, row.low, row.high), (1.0, 1.01, 1.0, 1.02))
+        self.assertIn('6 of 6 goals', verbs_latency.judge(self.facts(), 3))
+        self.assertIn('4 of 6 goals', verbs_latency.judge(self.facts(130), 3))
+
+    def test_what_is_broken_is_found_out(self):
+        with self.assertRaisesRegex(Failed, 'times as long'):
+            verbs_latency.judge(self.facts(1000), 3)
+        facts = self.facts()
+        facts['1/read/64'] = ''
+        with self.assertRaisesRegex(Failed, 'read gave no figure for 64 bytes'):
+            verbs_latency.judge(facts, 3)
+
+
+class FlushTest(unittest.TestCase):
+    """What a guest's kernel made durable must be just what was written."""
+
+    FACTS = {'nvram': '[  PASSED  ] 1 test.', 'suite': '[  PASSED  ] 21 tests.',
+             'flushed': '8+8 50008+64 a0008+1388 f0008+10000 140008+4b000 '}
+
+    def test_what_was_written_was_flushed(self):
+        self.assertIn('5 writes into NVRAM', soft_roce.judge_flush(self.FACTS))
+
+    def test_a_flush_too_few_too_many_or_too_short_is_found_out(self):
+        whole = self.FACTS['flushed']
+        for flushed in ('', whole[4:], f'{whole}8+8', whole.replace('4b000', '4aff8')):
+            with self.assertRaisesRegex(Failed, 'the kernel flushed'):
+                soft_roce.judge_flush({**self.FACTS, 'flushed': flushed})
+
+    def test_a_suite_that_failed_is_found_out(self):
+        for name in ('nvram', 'suite'):
+            with self.assertRaisesRegex(Failed, 'the suite said'):
+                soft_roce.judge_flush({**self.FACTS, name: '[  FAILED  ] 1 test'})
 
 
 class LoadTest(unittest.TestCase):

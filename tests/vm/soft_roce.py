@@ -21,9 +21,9 @@ def suite():
     return [path] if os.path.exists(path) else []
 
 
-def initramfs(bench, kernel, network):
-    return bench.initramfs(kernel, [*MODULES, network],
-                           ['ip', 'rdma', 'ibv_devices', *PROGRAMS, *suite()], verbs=True)
+def initramfs(bench, kernel, *more_modules):
+    return bench.initramfs(kernel, [*MODULES, *more_modules],
+                           ['ip', 'rdma', 'ibv_devices', 'ndctl', *PROGRAMS, *suite()], verbs=True)
 
 
 def judge(bench):
@@ -67,3 +67,39 @@ def soft_roce_pair(bench):
         with boot('client', 2) as client:
             bench.finish(client, SECONDS)
     return judge(bench)
+
+
+# What VerbsFlushTest writes to NVRAM, one after the other: where in the region, and how much.
+FLUSHED = [(step * (320 << 10) + 8, length)
+           for step, length in enumerate((8, 100, 5000, 64 << 10, 300 << 10))]
+
+
+def has_flush():
+    """Whether the build can; where it can, nothing is skipped."""
+    with open(os.path.join(BUILD, 'CMakeCache.txt'), encoding='utf-8') as f:
+        return 'BTD_HAVE_IBV_WR_FLUSH:INTERNAL=1\n' in f.read()
+
+
+def judge_flush(facts):
+    """The kernel made durable just what was written, and the suite passed."""
+    for name in ('nvram', 'suite'):
+        check('PASSED' in facts.get(name, ''), f'the suite said "{facts.get(name)}"')
+    wanted = ' '.join(f'{at:x}+{length:x}' for at, length in FLUSHED)
+    found = facts.get('flushed', '').strip()
+    check(found == wanted, f'the kernel flushed "{found}" of NVRAM, and "{wanted}" was written')
+    return (f'{len(FLUSHED)} writes into NVRAM, each flushed by the NIC and by no processor; '
+            f'{os.path.basename(SUITE)}: {facts["suite"]}')
+
+
+def soft_roce_flush(bench):
+    if not suite():
+        raise Skip(f'{SUITE} is not built; build the preset release')
+    if not has_flush():
+        raise Skip('the build\'s rdma-core has no ibv_wr_flush; ./bootstrap deps builds one that has '
+                   'it, where the archive gives its source')
+    kernel = Kernel('passthrough')
+    tree = initramfs(bench, kernel, 'veth', 'nfit', 'nd_pmem', 'dax_pmem', 'device_dax')
+    with Guest(bench.folder, kernel, tree, {'case': 'soft_roce_flush'},
+               nvdimm=bench.nvdimm()) as guest:
+        bench.finish(guest, SECONDS)
+    return judge_flush(bench.facts)

@@ -50,15 +50,15 @@ figure() {
   awk '/usec\/iter/ { print $(NF - 1) " us" } $1 ~ /^[0-9]+$/ && NF > 8 { print $5 " us" }' "$1"
 }
 
-# run_suite ADDRESS: the project's conformance suite of transports over verbs, where the build has
-# it. It is told of the device by its environment.
+# run_suite ADDRESS FILTER [NAME]: tests of the project's suite of transports over verbs, where the
+# build has it. It is told of the device by its environment. The fact is NAME.
 run_suite() {
   [ -x /bin/net_verbs_test ] || return 0
-  at "net_verbs_test"
-  BTD_VERBS_ADDRESS=$1 timeout 240 net_verbs_test >/tmp/suite 2>&1
+  at "net_verbs_test" "$2"
+  BTD_VERBS_ADDRESS=$1 timeout 240 net_verbs_test --gtest_filter="$2" >/tmp/suite 2>&1
   code=$?
   cat /tmp/suite
-  fact suite "$(grep -E '^\[  (PASSED|FAILED)  \]' /tmp/suite | head -n 1)"
+  fact "${3:-suite}" "$(grep -E '^\[  (PASSED|FAILED)  \]' /tmp/suite | head -n 1)"
   # Where no test ran, none passed.
   grep -q 'PASSED  \] 0 tests' /tmp/suite && verdict fail "net_verbs_test ran no test"
   [ $code = 0 ] || verdict fail "net_verbs_test ended with $code: $(grep -m 1 FAILED /tmp/suite)"
