@@ -8,6 +8,7 @@ from guest import Guest
 from initramfs import Initramfs
 from kernel import Kernel
 from lab import MIB, Skip, built, check
+from node_reset import node_reset
 from power_cut import power_cut
 from soft_roce import soft_roce, soft_roce_pair
 
@@ -162,5 +163,7 @@ CASES = {
     'soft-roce': Case('RDMA in software over a veth pair, and the suite of transports over verbs',
                       soft_roce),
     'soft-roce-pair': Case('the same between two guests', soft_roce_pair),
+    'node-reset': Case('the guest that lends its NVDIMM is killed and boots again; --seed N',
+                       node_reset),
     'power-cut-xfs': Case('the same on xfs', power_cut('xfs'), quick=False),
 }
