@@ -11,7 +11,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <optional>
 
 #include "tests/net/remote/engines.h"
 #include "tests/net/remote/method.h"

@@ -16,6 +16,7 @@ EngineOptions slow(const WorldOptions& options) {
                        .limits = options.limits,
                        .patience = options.patience,
                        .spin = Time{}};
+  engine.patience.connect *= kSlow;
   engine.patience.silence *= kSlow;
   engine.patience.reconnect *= kSlow;
   engine.patience.linger *= kSlow;

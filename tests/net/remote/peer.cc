@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <map>
 
 #include "tests/net/remote/engines.h"
 #include "tests/net/remote/method.h"

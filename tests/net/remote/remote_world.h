@@ -4,7 +4,6 @@
 // looks at is a copy, brought up to date whenever run_until() has what it waits for.
 #pragma once
 
-#include <map>
 #include <memory>
 #include <string>
 
