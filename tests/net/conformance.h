@@ -15,6 +15,19 @@
 
 namespace btd::net {
 
+// Emulated NVRAM of the server's that its client may write and swap.
+class ServerNvram {
+ public:
+  virtual ~ServerNvram() = default;
+  [[nodiscard]] virtual const RegionDescriptor& region() const = 0;
+  // What the server's machine would find there after a crash here and now.
+  virtual Result<std::vector<std::byte>> after_crash(std::uint64_t seed) = 0;
+};
+
+// The same for an engine of this process, which must outlive it. Errors: EINVAL not a multiple of
+// 64 KiB; those of register_region().
+Result<std::unique_ptr<ServerNvram>> make_nvram(Engine& engine, std::size_t bytes);
+
 // A server's engine that listens and a client's, and the time that both run on.
 class World {
  public:
@@ -23,6 +36,9 @@ class World {
   [[nodiscard]] virtual Engine& server() = 0;
   [[nodiscard]] virtual std::string address() const = 0;  // of the server
   virtual Status listen(Acceptor acceptor) = 0;
+  virtual Result<std::unique_ptr<ServerNvram>> make_server_nvram(std::size_t bytes) {
+    return make_nvram(server(), bytes);
+  }
   // Lets both engines work until `condition` holds; false if it does not within that time. A server
   // that is paused does not work.
   virtual bool run_until(const std::function<bool()>& condition, Time within) = 0;
@@ -33,6 +49,8 @@ class World {
   [[nodiscard]] virtual bool is_direct() const { return false; }
   // Writes to memory that dies with its node take no processor of the server's.
   [[nodiscard]] virtual bool is_served_by_nic() const { return is_direct(); }
+  // A round trip takes long: what is asked for many times is asked for fewer.
+  [[nodiscard]] virtual bool is_far() const { return false; }
   // Breaks the connection between them, wherever it stands; both may connect anew.
   virtual void cut() = 0;
   // The server dies without a word, and nobody listens any more.

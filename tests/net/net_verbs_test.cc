@@ -40,6 +40,7 @@ VerbsOptions with(const WorldOptions& options, Way way) {
   verbs.engine.epoch = options.epoch;
   verbs.engine.limits = options.limits;
   verbs.engine.patience = options.patience;
+  verbs.engine.patience.connect *= kSlow;
   verbs.engine.patience.silence *= kSlow;
   verbs.engine.patience.reconnect *= kSlow;
   verbs.engine.patience.linger *= kSlow;

@@ -8,6 +8,7 @@ from guest import Guest
 from initramfs import Initramfs
 from kernel import Kernel
 from lab import MIB, Skip, built, check
+from node_reset import node_reset
 from power_cut import power_cut
 from soft_roce import soft_roce, soft_roce_flush, soft_roce_pair
 from verbs_latency import verbs_latency
@@ -167,5 +168,7 @@ CASES = {
                             soft_roce_flush),
     'verbs-latency': Case('latency over verbs beside perftest and a bare baseline; --rounds N',
                           verbs_latency, quick=False),
+    'node-reset': Case('the guest that lends its NVDIMM is killed and boots again; --seed N',
+                       node_reset),
     'power-cut-xfs': Case('the same on xfs', power_cut('xfs'), quick=False),
 }

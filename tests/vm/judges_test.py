@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Whether what judges the cases can say no: logs, directories and heaps are doctored here, and each must
-be found out. No guest is booted."""
+"""Whether what judges the cases can say no: logs, directories, heaps and lent memory are
+doctored here, and each must be found out. No guest is booted."""
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 sys.dont_write_bytecode = True
@@ -15,6 +16,7 @@ import kernel
 import soft_roce
 import verbs_latency
 from lab import HERE, Failed, built
+from node_reset import AFTER, SLOTS, Lent
 from power_cut import UNHEARD, Ledger
 from report import Report, parse
 
@@ -202,6 +204,122 @@ class LedgerTest(unittest.TestCase):
         ledger.acknowledge(Report('ack', 'heap', '7'))
         with self.assertRaises(Failed):
             ledger.acknowledge(Report('ack', 'heap', '7'))
+
+
+class LentTest(unittest.TestCase):
+    """What a reader reported of a machine that was reset."""
+
+    def lent(self, lost=None, found=SLOTS, after=AFTER):
+        lent = Lent('tcp')
+        for version in (1, 2, 3):
+            for slot in range(SLOTS):
+                lent.take(Report('ack', 'tcp', f'{slot} {version}'))
+        for slot in range(found):
+            oldest = 2 if slot == lost else 3
+            lent.take(Report('found', 'tcp', f'{slot} {oldest} 4'))
+        for number in range(after):
+            lent.take(Report('ack', 'tcp', f'{number % SLOTS} {5 + number // SLOTS}'))
+        return lent
+
+    def test_what_was_acknowledged_is_there(self):
+        self.lent().judge()
+
+    def test_a_lost_acknowledged_write_is_found_out(self):
+        with self.assertRaisesRegex(Failed, 'version 3 of slot 9 was acknowledged, and 2 to 4'):
+            self.lent(lost=9)
+
+    def test_a_slot_that_nobody_verified_fails(self):
+        with self.assertRaisesRegex(Failed, '63 of 64'):
+            self.lent(found=SLOTS - 1).judge()
+
+    def test_a_session_that_does_not_go_on_fails(self):
+        with self.assertRaisesRegex(Failed, 'after the reset'):
+            self.lent(after=AFTER - 1).judge()
+
+    def test_versions_are_acknowledged_in_order(self):
+        with self.assertRaises(Failed):
+            self.lent().acknowledge(0, 1)
+
+
+class ResetTest(unittest.TestCase):
+    """reset_load on loopback: the server is killed, its memory doctored, and another one started."""
+    PAGE, BYTES = 4096, 2 << 20
+
+    def setUp(self):
+        folder = tempfile.mkdtemp(prefix='btd-judges.', dir='/dev/shm')
+        self.addCleanup(shutil.rmtree, folder)
+        self.memory = os.path.join(folder, 'memory')
+        with open(self.memory, 'wb') as f:
+            f.truncate(self.BYTES)
+        self.address = '127.0.0.1:0'
+
+    def start(self, *arguments):
+        process = subprocess.Popen([built('tests/vm/reset_load'), *arguments], text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+        def end():
+            process.kill()
+            process.communicate(timeout=30)
+        self.addCleanup(end)
+        return process
+
+    def serve(self):
+        """The kernel may hold on to the port of a server that was killed for a moment."""
+        for _ in range(100):
+            server = self.start('serve', 'tcp', self.address, self.memory, '0')
+            listening = server.stdout.readline().strip()
+            if listening:
+                self.address = listening
+                return server
+            time.sleep(0.1)
+        self.fail(f'nobody can listen on {self.address}')
+
+    def after_reset(self, doctor):
+        """What a worker says whose server was reset, when the memory was doctored meanwhile."""
+        server = self.serve()
+        worker = self.start('work', 'tcp', self.address, '--more', '10', '--seconds', '30',
+                            '--reports', '/dev/stdout')
+        lines = [worker.stdout.readline() for _ in range(3 * SLOTS)]
+        with open(self.memory, 'rb') as f:
+            older = f.read()
+        lines += [worker.stdout.readline() for _ in range(3 * SLOTS)]
+        server.kill()
+        server.wait(timeout=30)
+        with open(self.memory, 'r+b') as f:
+            doctor(f, older)
+        self.serve()
+        out, said = worker.communicate(timeout=60)
+        return worker.returncode, ''.join(lines) + out, said
+
+    def test_memory_that_stayed_is_accepted(self):
+        code, out, said = self.after_reset(lambda f, older: None)
+        self.assertEqual(code, 0, said)
+        self.assertEqual(out.count('@btd found tcp '), SLOTS)
+
+    def test_memory_that_went_back_is_found_out(self):
+        code, _, said = self.after_reset(lambda f, older: f.write(older))
+        self.assertEqual(code, 1)
+        self.assertRegex(said, 'of version [0-9]+, not of')
+
+    def test_a_single_bit_is_found_out(self):
+        def doctor(f, _):
+            f.seek(7 * self.PAGE + 1000)
+            byte = f.read(1)
+            f.seek(7 * self.PAGE + 1000)
+            f.write(bytes([byte[0] ^ 1]))
+        code, _, said = self.after_reset(doctor)
+        self.assertEqual(code, 1)
+        self.assertIn('word 125 of slot 7 is of no version', said)
+
+    def test_a_server_that_stays_away_is_found_out(self):
+        server = self.serve()
+        worker = self.start('work', 'tcp', self.address, '--seconds', '2', '--reports',
+                            '/dev/stdout')
+        self.assertIn('@btd ack', worker.stdout.readline())
+        server.kill()
+        _, said = worker.communicate(timeout=60)
+        self.assertEqual(worker.returncode, 1)
+        self.assertIn('did not come back', said)
 
 
 class ReportTest(unittest.TestCase):

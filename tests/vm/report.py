@@ -4,12 +4,13 @@
   fact NAME VALUE      a figure of the case
   at PLACE             how far it is
   ack LOAD COUNT       so many operations of a load have returned
+  ack ENGINE SLOT VERSION, found ENGINE SLOT OLDEST NEWEST   of node_reset.py
   verdict pass|fail|skip REASON
 """
 import dataclasses
 
 PREFIX = '@btd '
-KINDS = ('fact', 'at', 'ack', 'verdict')
+KINDS = ('fact', 'at', 'ack', 'found', 'verdict')
 
 
 @dataclasses.dataclass

@@ -50,16 +50,18 @@ figure() {
   awk '/usec\/iter/ { print $(NF - 1) " us" } $1 ~ /^[0-9]+$/ && NF > 8 { print $5 " us" }' "$1"
 }
 
-# run_suite ADDRESS FILTER [NAME]: tests of the project's suite of transports over verbs, where the
-# build has it. It is told of the device by its environment. The fact is NAME.
+# run_suite PROGRAM ADDRESS [FILTER [NAME]]: a conformance suite of transports over verbs, where the
+# build has it. It is told of the device, and of a peer in another machine (BTD_NET_PEER), by its
+# environment. The fact is NAME.
 run_suite() {
-  [ -x /bin/net_verbs_test ] || return 0
-  at "net_verbs_test" "$2"
-  BTD_VERBS_ADDRESS=$1 timeout 240 net_verbs_test --gtest_filter="$2" >/tmp/suite 2>&1
+  [ -x "/bin/$1" ] || return 0
+  at "$1" "${3:-}"
+  BTD_VERBS_ADDRESS=$2 timeout 240 "$1" --gtest_filter="${3:-*}" >/tmp/suite 2>&1
   code=$?
   cat /tmp/suite
-  fact "${3:-suite}" "$(grep -E '^\[  (PASSED|FAILED)  \]' /tmp/suite | head -n 1)"
+  fact "${4:-suite}" "$(grep -E '^\[  (PASSED|FAILED)  \]' /tmp/suite | head -n 1)"
+  fact "${4:-suite}_skipped" "$(sed -n 's/^\[  SKIPPED \] \([0-9]*\) tests*, .*/\1/p' /tmp/suite)"
   # Where no test ran, none passed.
-  grep -q 'PASSED  \] 0 tests' /tmp/suite && verdict fail "net_verbs_test ran no test"
-  [ $code = 0 ] || verdict fail "net_verbs_test ended with $code: $(grep -m 1 FAILED /tmp/suite)"
+  grep -q 'PASSED  \] 0 tests' /tmp/suite && verdict fail "$1 ran no test"
+  [ $code = 0 ] || verdict fail "$1 ended with $code: $(grep -m 1 FAILED /tmp/suite)"
 }

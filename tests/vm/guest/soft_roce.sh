@@ -9,5 +9,5 @@ must ip link set right up
 start_rxe left 10.9.0.1
 serve
 run_clients 10.9.0.1
-run_suite 10.9.0.1 '-*NativeFlush*:VerbsFlushTest.*' # the case soft-roce-flush has those
+run_suite net_verbs_test 10.9.0.1 '-*NativeFlush*:VerbsFlushTest.*' # the case soft-roce-flush has those
 verdict pass

@@ -19,8 +19,8 @@ echo 'p:made_durable rdma_rxe:rxe_flush_pmem_iova at=%si length=%dx' >$TRACE/kpr
   verdict skip "this kernel's rdma_rxe knows no flush"
 must sh -c "echo 1 >$TRACE/events/kprobes/made_durable/enable"
 export BTD_VERBS_NVRAM=$NVRAM
-run_suite $ADDRESS VerbsFlushTest.MakesNvramDurableWithoutAProcessor nvram
+run_suite net_verbs_test $ADDRESS VerbsFlushTest.MakesNvramDurableWithoutAProcessor nvram
 cat $TRACE/trace
 fact flushed "$(sed -n 's/.*made_durable:.* at=0x\([0-9a-f]*\) length=0x\([0-9a-f]*\).*/\1+\2/p' $TRACE/trace | tr '\n' ' ')"
-run_suite $ADDRESS '*NativeFlush*:VerbsFlushTest.*'
+run_suite net_verbs_test $ADDRESS '*NativeFlush*:VerbsFlushTest.*'
 verdict pass

@@ -7,11 +7,12 @@
 if [ "${btd_role:?}" = server ]; then
   start_rxe eth0 10.9.0.1
   serve
+  [ ! -x /bin/net_peer ] || net_peer 10.9.0.1:7000 &
   at serving
   wait
   verdict pass
 fi
 start_rxe eth0 10.9.0.2
 run_clients 10.9.0.1
-run_suite 10.9.0.2 '-*NativeFlush*:VerbsFlushTest.*' # the case soft-roce-flush has those
+BTD_NET_PEER=10.9.0.1:7000 run_suite net_pair_test 10.9.0.2
 verdict pass
