@@ -140,4 +140,7 @@ struct EngineOptions {
   Time spin = std::chrono::microseconds(50);  // of wait(), before it sleeps
 };
 
+// Errors: EINVAL an option with which an engine could not work, and which.
+Status judge(const EngineOptions& options);
+
 }  // namespace btd::net

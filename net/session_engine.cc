@@ -18,12 +18,12 @@ wire::Refuse refuse(int error) {
 
 }  // namespace
 
-SessionEngine::SessionEngine(const EngineOptions& options, std::uint64_t seed,
+SessionEngine::SessionEngine(const EngineOptions& options, Random random,
                              std::uint32_t capabilities)
     : options_(options),
       node_{.id = options.node, .capabilities = capabilities, .epoch = options.epoch},
-      regions_(seed ^ 0x9E3779B97F4A7C15U),
-      random_(seed) {}
+      random_(std::move(random)),
+      regions_(random_) {}
 
 SessionEngine::~SessionEngine() = default;
 

@@ -10,7 +10,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <random>
 #include <set>
 #include <variant>
 #include <vector>
@@ -24,7 +23,7 @@ class SessionEngine : public Engine {
   // More that wait than that is EAGAIN.
   static constexpr std::size_t kMaxTasks = 4096;
 
-  SessionEngine(const EngineOptions& options, std::uint64_t seed,
+  SessionEngine(const EngineOptions& options, Random random,
                 std::uint32_t capabilities = kWritesOnce);
   ~SessionEngine() override;
 
@@ -99,8 +98,8 @@ class SessionEngine : public Engine {
 
   const EngineOptions options_;
   LocalNode node_;
+  const Random random_;
   RegionTable regions_;
-  std::mt19937_64 random_;
   std::map<wire::SessionId, std::unique_ptr<SessionEndpoint>> endpoints_;
   std::vector<SessionEndpoint*> dirty_, round_;
   std::set<std::pair<Time, SessionEndpoint*>> timers_;

@@ -37,7 +37,7 @@ class TcpEngine final : public SessionEngine {
   void wake() override;
 
  private:
-  TcpEngine(const TcpOptions& options, std::uint64_t seed, std::unique_ptr<Ring> ring,
+  TcpEngine(const TcpOptions& options, Random random, std::unique_ptr<Ring> ring,
             GuardMaker guards, UniqueFd event);
 
   std::unique_ptr<SessionEndpoint> make_endpoint(SessionEndpoint::Role role, wire::SessionId id,

@@ -10,7 +10,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <random>
 #include <utility>
 
 namespace btd::net {
@@ -44,17 +43,17 @@ std::uint32_t capabilities_of(const VerbsOptions& options, const Device& device)
 
 }  // namespace
 
-VerbsEngine::VerbsEngine(const VerbsOptions& options, std::uint64_t seed,
+VerbsEngine::VerbsEngine(const VerbsOptions& options, Random random,
                          std::unique_ptr<Device> device)
-    : SessionEngine(options.engine, seed, capabilities_of(options, *device)),
+    : SessionEngine(options.engine, std::move(random), capabilities_of(options, *device)),
       options_(options),
       device_(std::move(device)) {}
 
 Result<std::unique_ptr<VerbsEngine>> VerbsEngine::make(const VerbsOptions& options) {
+  BTD_TRY(judge(options.engine));
   BTD_ASSIGN(auto device, Device::open(options.device));
-  std::random_device random;
-  const std::uint64_t seed = std::uint64_t{random()} << 32 | random();
-  std::unique_ptr<VerbsEngine> engine(new VerbsEngine(options, seed, std::move(device)));
+  BTD_ASSIGN(Random random, system_random());
+  std::unique_ptr<VerbsEngine> engine(new VerbsEngine(options, std::move(random), std::move(device)));
   BTD_TRY(engine->set_up());
   return engine;
 }

@@ -19,7 +19,7 @@ using std::chrono::seconds;
 // A shell whose links are what the test says; `out` is what it would have sent.
 class Shell final : public SessionEngine {
  public:
-  explicit Shell(const EngineOptions& options) : SessionEngine(options, 1) {}
+  explicit Shell(const EngineOptions& options) : SessionEngine(options, seeded_random(1)) {}
   Result<std::string> listen(std::string_view /*address*/, Acceptor /*acceptor*/) override {
     return std::string();
   }

@@ -34,7 +34,8 @@ constexpr wire::SessionId kId{.high = 1, .low = 2};
 
 // One node's end of a stream, and the bytes that are on the way to it.
 struct Side {
-  Side(std::uint64_t seed, const Limits& limits) : regions(seed), session(kId, regions, limits) {}
+  Side(std::uint64_t seed, const Limits& limits)
+      : regions(seeded_random(seed)), session(kId, regions, limits) {}
   void connect() { connection.emplace(session, regions, sink); }
   [[nodiscard]] std::vector<Completion> completions() {
     std::vector<Completion> taken;

@@ -11,7 +11,7 @@ namespace btd::net::verbs {
 namespace {
 
 TEST(VerbsKey, HoldsWhatTheDeviceNeeds) {
-  RegionTable table(1);
+  RegionTable table(seeded_random(1));
   std::vector<std::byte> memory(64);
   const DeviceKey device{.rkey = 0xDEADBEEF, .page_offset = 0xABC};
   const auto first = table.add(memory, kRemoteRead, nullptr, fixed_bits(device));
