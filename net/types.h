@@ -88,12 +88,21 @@ struct RegionDescriptor {
 static_assert(sizeof(RegionDescriptor) == 32);
 
 enum Capability : std::uint32_t {
-  kOneSided = 1,     // read and write_persist take no processor of the peer
+  // Reads take no processor of the peer, where a NIC can do them. The bytes of a write neither; but
+  // that they are durable, its processor sees to and says, unless writes_are_one_sided().
+  kOneSidedReads = 1,
   kNativeFlush = 2,  // the NIC makes writes durable itself
   kWritesOnce = 4,   // a write that a broken connection made run again takes effect once
   kEncrypted = 8,
   kDirectWrite = 16,  // what the NIC placed here is durable once a read behind it was answered
 };
+
+// Of a connection's capabilities, which both sides have: whether write_persist takes no processor
+// of the peer either.
+constexpr bool writes_are_one_sided(std::uint32_t capabilities) {
+  return (capabilities & kOneSidedReads) != 0 &&
+         (capabilities & (kNativeFlush | kDirectWrite)) != 0;
+}
 
 // Bounds of one endpoint. What the peer grants is told in the handshake; the smaller one counts.
 struct Limits {

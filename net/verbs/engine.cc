@@ -37,7 +37,7 @@ bool set_nonblocking(int fd) {
 VerbsEndpoint& mine(SessionEndpoint& endpoint) { return static_cast<VerbsEndpoint&>(endpoint); }
 
 std::uint32_t capabilities_of(const VerbsOptions& options, const Device& device) {
-  return kOneSided | (device.has_native_flush() ? kNativeFlush : 0U) |
+  return kOneSidedReads | (device.has_native_flush() ? kNativeFlush : 0U) |
          (options.direct_write_is_durable ? kDirectWrite : 0U);
 }
 

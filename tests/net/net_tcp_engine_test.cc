@@ -116,6 +116,7 @@ TEST(TcpSecurity, OnlyTlsSaysThatItEncrypts) {
     Endpoint* endpoint = world.client().connect(world.address(), asked).value_or(nullptr);
     ASSERT_TRUE(world.run_until([&] { return asked.ups == 1; }, kPatience));
     EXPECT_EQ((endpoint->capabilities() & kEncrypted) != 0, is_tls);
+    EXPECT_EQ(endpoint->capabilities() & (kOneSidedReads | kNativeFlush | kDirectWrite), 0U);
   }
 }
 

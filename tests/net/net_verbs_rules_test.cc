@@ -47,16 +47,31 @@ TEST(VerbsRoute, AsksTheProcessorAboutWhatNoNicChecks) {
 }
 
 TEST(VerbsDurability, TakesTheCheapestThatIsSafe) {
-  EXPECT_EQ(choose_durability(kOneSided, kOneSided), Durability::kAcknowledge);
-  EXPECT_EQ(choose_durability(kOneSided | kDirectWrite, kOneSided), Durability::kAcknowledge)
+  EXPECT_EQ(choose_durability(kOneSidedReads, kOneSidedReads), Durability::kAcknowledge);
+  EXPECT_EQ(choose_durability(kOneSidedReads | kDirectWrite, kOneSidedReads),
+            Durability::kAcknowledge)
       << "what counts is where the bytes lie";
-  EXPECT_EQ(choose_durability(kOneSided, kOneSided | kDirectWrite), Durability::kReadBehind);
+  EXPECT_EQ(choose_durability(kOneSidedReads, kOneSidedReads | kDirectWrite),
+            Durability::kReadBehind);
   EXPECT_EQ(choose_durability(kNativeFlush, kDirectWrite), Durability::kReadBehind);
   EXPECT_EQ(choose_durability(kNativeFlush, kNativeFlush | kDirectWrite), Durability::kNativeFlush);
 }
 
 // Two sides that send whatever they may, in any order: no buffer is missing, and nobody waits for
 // ever.
+// What a connection says of itself is what its link does.
+TEST(VerbsDurability, IsWhatTheCapabilitiesSay) {
+  for (const std::uint32_t mine : {0U, 0U + kNativeFlush, 0U + kDirectWrite})
+    for (const std::uint32_t peers : {0U, 0U + kNativeFlush, 0U + kDirectWrite}) {
+      const bool asks = choose_durability(kOneSidedReads | mine, kOneSidedReads | peers) ==
+                        Durability::kAcknowledge;
+      const bool is_said = writes_are_one_sided(kOneSidedReads | (mine & peers));
+      EXPECT_FALSE(is_said && asks) << mine << " " << peers;
+    }
+  EXPECT_FALSE(writes_are_one_sided(kOneSidedReads)) << "the peer's processor makes them durable";
+  EXPECT_FALSE(writes_are_one_sided(kDirectWrite));
+}
+
 TEST(VerbsCredits, NeitherRunDryNorStop) {
   std::mt19937 random(1);
   struct Side {
