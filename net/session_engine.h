@@ -30,7 +30,8 @@ class SessionEngine : public Engine {
   Result<RegionDescriptor> register_region(std::span<std::byte> memory, std::uint32_t access,
                                            Persist* persist) override;
   Status deregister_region(std::uint64_t key) override;
-  void set_epoch(Epoch epoch) override { node_.epoch = epoch; }
+  // A shell that lets a kernel or device put bytes into memory also ends that.
+  void set_epoch(Epoch epoch) override;
   [[nodiscard]] Epoch epoch() const override { return node_.epoch; }
   TimerId at(Time when, std::function<void()> task) override {
     return tasks_later_.add(when, std::move(task));
@@ -95,6 +96,8 @@ class SessionEngine : public Engine {
   void serve(SessionEndpoint& endpoint, Time now, bool is_durable);
   void schedule(SessionEndpoint& endpoint);
   void destroy(SessionEndpoint& endpoint);
+  // Ends the links that still use a region that closes.
+  void end_users(std::uint64_t key);
 
   const EngineOptions options_;
   LocalNode node_;
@@ -104,6 +107,7 @@ class SessionEngine : public Engine {
   std::vector<SessionEndpoint*> dirty_, round_;
   std::set<std::pair<Time, SessionEndpoint*>> timers_;
   Timers tasks_later_;
+  std::map<std::uint64_t, TimerId> closing_;  // regions that are used: by their key, end_users()
 
   std::mutex mutex_;  // of the next two lines; held for moments only
   std::vector<std::function<void()>> tasks_;

@@ -60,10 +60,11 @@ struct Operation {
 
 // `error`: 0; ETIMEDOUT; ECONNRESET the peer lost its state or was given up, the outcome is
 // unknown; ECANCELED it was closed here before it was sent; ESTALE the peer has a newer epoch
-// (`value`); EAGAIN the peer has an older one (`value`); EACCES no such region or not for this
-// verb; ERANGE beyond the region; EINVAL a cas8 that is not aligned to 8; EIO the peer's NVRAM
-// refused to persist; EBUSY the peer took no message now; EMSGSIZE a message larger than the peer
-// takes.
+// (`value`; a write that was under way then may have left a part of its bytes, but none after the
+// peer changed its epoch); EAGAIN the peer has an older one (`value`); EACCES no such region or not
+// for this verb; ERANGE beyond the region; EINVAL a cas8 that is not aligned to 8; EIO the peer's
+// NVRAM refused to persist; EBUSY the peer took no message now; EMSGSIZE a message larger than the
+// peer takes.
 struct Completion {
   Token token = 0;
   int error = 0;
@@ -77,7 +78,7 @@ enum Access : std::uint32_t {
 };
 
 // What a peer needs to reach a region; travels in messages, so its layout is fixed. Only who got it
-// can use the region: the key has random bits.
+// can use the region: the key has random bits (net/random.h), of which other keys tell nothing.
 struct RegionDescriptor {
   std::uint64_t key = 0;
   std::uint64_t base = 0;  // the engine's: what stands for offset 0 on the wire
@@ -105,6 +106,7 @@ constexpr bool writes_are_one_sided(std::uint32_t capabilities) {
 }
 
 // Bounds of one endpoint. What the peer grants is told in the handshake; the smaller one counts.
+// None may be 0; judge() of net/engine.h says the rest.
 struct Limits {
   std::uint32_t window = 256;               // operations that the peer has not answered
   std::uint32_t queued = 4096;              // posted and not completed; more are EAGAIN
@@ -113,7 +115,7 @@ struct Limits {
   std::uint64_t output_bytes = 1 << 20;     // to be sent next: more, and what follows waits
 };
 
-// How long is waited for what.
+// How long is waited for what. The first two are more than 0.
 struct Patience {
   Time connect = std::chrono::seconds(5);     // one attempt, with the handshake
   Time silence = std::chrono::seconds(2);     // of a peer that owes answers: then connect anew
