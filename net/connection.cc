@@ -37,7 +37,7 @@ void Connection::release(const OutputQueue::Owner& owner) {
   Responder::release(owner.region);
 }
 
-Status Connection::feed(std::span<const std::byte> bytes, Epoch epoch) {
+Status Connection::feed(std::span<const std::byte> bytes, const Epoch& epoch) {
   while (!bytes.empty()) {
     if (has_bye_) return fail(EPROTO, "The peer speaks on after its last frame.");
     if (state_ != State::kHeader) {
@@ -60,7 +60,7 @@ std::size_t Connection::header_bytes() const {
   return header_size_ > 0 ? sizeof(wire::ResponseHeader) : 1;
 }
 
-Status Connection::take_header(Epoch epoch) {
+Status Connection::take_header(const Epoch& epoch) {
   if (header_size_ == 1) {
     const auto type = static_cast<wire::FrameType>(header_[0]);
     if (type != wire::FrameType::kRequest && type != wire::FrameType::kResponse &&
@@ -96,6 +96,22 @@ Status Connection::begin_request(Epoch epoch) {
   }
   if (remaining_ == 0) end_payload();
   return {};
+}
+
+// The rest of its payload is skipped, and then it is answered.
+void Connection::fence(Epoch epoch) {
+  if (state_ != State::kRequest || !Responder::fence(request_, epoch)) return;
+  place_size_ = 0;
+  if (!is_direct_) Responder::abandon(request_);
+}
+
+bool Connection::uses(std::uint64_t key) const {
+  const auto is_it = [key](const RegionTable::Region* region) {
+    return region != nullptr && region->key == key;
+  };
+  return (state_ == State::kRequest && is_it(request_.region)) ||
+         std::ranges::any_of(answers_, is_it, &Responder::Answer::region) ||
+         output_.any_owner([&](const OutputQueue::Owner& owner) { return is_it(owner.region); });
 }
 
 Status Connection::take_bye() {
@@ -158,6 +174,7 @@ void Connection::begin_direct() {
 void Connection::end_direct(std::size_t count) {
   is_direct_ = false;
   if (state_ == State::kResponse) session_.requester().unpin(response_.seq);
+  if (state_ == State::kRequest && place_size_ == 0) Responder::abandon(request_);  // fenced
   place_offset_ += count;
   remaining_ -= count;
   if (place_offset_ == place_[place_at_].iov_len) {

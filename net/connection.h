@@ -29,8 +29,18 @@ class Connection {
   ~Connection();
 
   // Takes bytes that came, cut anywhere. Errors: EPROTO; the connection must end, the session may
-  // go on with another.
-  Status feed(std::span<const std::byte> bytes, Epoch epoch);
+  // go on with another. `epoch` is looked at for each request: a receiver of a message may change
+  // it.
+  Status feed(std::span<const std::byte> bytes, const Epoch& epoch);
+  // The epoch is another now: no byte that is fed from now on changes memory for a request of
+  // another one. If a direct() place of such a request is held, its owner must end what puts bytes
+  // there.
+  void fence(Epoch epoch);
+  [[nodiscard]] bool is_fenced_direct() const {
+    return is_direct_ && state_ == State::kRequest && place_size_ == 0;
+  }
+  // Whether it waits for bytes to or from the region with this key.
+  [[nodiscard]] bool uses(std::uint64_t key) const;
 
   // Where the next bytes that come may be put without a copy: empty if they are not a payload's.
   // The place is held from begin_direct() to end_direct(), which says how many came.
@@ -58,7 +68,7 @@ class Connection {
  private:
   enum class State : std::uint8_t { kHeader, kRequest, kResponse };
 
-  Status take_header(Epoch epoch);
+  Status take_header(const Epoch& epoch);
   Status begin_request(Epoch epoch);
   Status begin_response();
   Status take_bye();

@@ -100,7 +100,8 @@ class Engine {
   // Errors: EINVAL, ENOSPC; ENOMEM when the device can't lock it (RLIMIT_MEMLOCK).
   virtual Result<RegionDescriptor> register_region(std::span<std::byte> memory,
                                                    std::uint32_t access, Persist* persist) = 0;
-  // Errors: EBUSY operations use it; poll and call again. ENOENT.
+  // No new operation finds it. Errors: EBUSY operations use it; poll and call again: connections
+  // that still use it after Patience::silence are broken for it, so it has an end. ENOENT.
   virtual Status deregister_region(std::uint64_t key) = 0;
 
   // `address`: "host:port", port 0 for any; returns what it listens on. Errors: those of bind,
@@ -110,7 +111,8 @@ class Engine {
   // valid until on_closed() returned. Errors: EINVAL no address, EMFILE too many endpoints.
   virtual Result<Endpoint*> connect(std::string_view address, Handler& handler) = 0;
 
-  // The node's epoch: requests of another are refused from now on.
+  // The node's epoch. Requests of another are refused from now on, also those whose payload is
+  // coming in: when this returns, no byte of theirs reaches memory any more.
   virtual void set_epoch(Epoch epoch) = 0;
   [[nodiscard]] virtual Epoch epoch() const = 0;
   [[nodiscard]] virtual Time now() const = 0;
@@ -139,5 +141,8 @@ struct EngineOptions {
   std::uint32_t max_endpoints = 4096;
   Time spin = std::chrono::microseconds(50);  // of wait(), before it sleeps
 };
+
+// Errors: EINVAL an option with which an engine could not work, and which.
+Status judge(const EngineOptions& options);
 
 }  // namespace btd::net

@@ -8,6 +8,7 @@
 
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -62,6 +63,11 @@ class OutputQueue {
     segments_.clear();
     slabs_.clear();
     bytes_ = gathered_ = 0;
+  }
+
+  template <class Is>
+  [[nodiscard]] bool any_owner(Is&& is) const {
+    return std::ranges::any_of(segments_, is, &Segment::owner);
   }
 
   [[nodiscard]] std::size_t bytes() const { return bytes_; }

@@ -2,6 +2,7 @@
 
 #include <cerrno>
 #include <string>
+#include <utility>
 
 namespace btd::net {
 
@@ -12,7 +13,7 @@ constexpr std::uint64_t kIndexMask = (std::uint64_t{1} << kIndexBits) - 1;
 
 }  // namespace
 
-RegionTable::RegionTable(std::uint64_t seed) : random_(seed) {}
+RegionTable::RegionTable(Random random) : random_(std::move(random)) {}
 
 Result<RegionDescriptor> RegionTable::add(std::span<std::byte> memory, std::uint32_t access,
                                           Persist* persist, Fixed fixed) {

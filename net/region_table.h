@@ -9,12 +9,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
-#include <random>
 #include <span>
 #include <vector>
 
 #include "alloc/persist.h"
 #include "alloc/result.h"
+#include "net/random.h"
 #include "net/types.h"
 
 namespace btd::net {
@@ -24,7 +24,7 @@ class RegionTable {
   // An index has 16 bits of a key.
   static constexpr std::size_t kMaxRegions = 1 << 16;
 
-  explicit RegionTable(std::uint64_t seed);
+  explicit RegionTable(Random random);
 
   // Bits that a key must have, above the index: a device's own key.
   struct Fixed {
@@ -68,7 +68,7 @@ class RegionTable {
   std::deque<Region> regions_;  // their places do not move
   std::vector<std::uint32_t> free_;
   std::vector<Region*> flushed_;
-  std::mt19937_64 random_;
+  Random random_;
 };
 
 }  // namespace btd::net

@@ -187,6 +187,7 @@ void Requester::end_response(const wire::ResponseHeader& header) {
   if (entry.is_awaited) {
     entry.is_awaited = false;
     --unanswered_;
+    ++answers_;
     if (std::exchange(entry.is_one_sided, false)) --one_sided_;
   }
   if (entry.state == State::kPosted) {

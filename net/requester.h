@@ -93,6 +93,8 @@ class Requester {
   [[nodiscard]] std::uint64_t oldest() const { return oldest_; }
   // Operations that were sent and not answered.
   [[nodiscard]] std::uint64_t unanswered() const { return unanswered_; }
+  // Answers that came, ever.
+  [[nodiscard]] std::uint64_t answers() const { return answers_; }
   [[nodiscard]] std::uint64_t posted() const { return next_post_ - oldest_; }
   // The number of the next one.
   [[nodiscard]] std::uint64_t posted_end() const { return next_post_; }
@@ -139,7 +141,8 @@ class Requester {
   std::uint64_t next_post_ = 0;
   std::uint64_t unanswered_ = 0;
   std::uint64_t one_sided_ = 0;  // of those
-  Time earliest_ = kNever;       // no deadline is before it
+  std::uint64_t answers_ = 0;
+  Time earliest_ = kNever;  // no deadline is before it
   std::vector<Completion> completions_;
 };
 

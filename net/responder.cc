@@ -70,17 +70,24 @@ Result<Responder::Request> Responder::begin(const wire::RequestHeader& header, E
   return request;
 }
 
+void Responder::refuse_epoch(Request& request, Epoch epoch) {
+  request.error = request.header.epoch < epoch ? ESTALE : EAGAIN;
+  request.value = epoch;
+}
+
+bool Responder::fence(Request& request, Epoch epoch) {
+  if (request.region == nullptr || request.header.epoch == epoch) return false;
+  refuse_epoch(request, epoch);
+  return true;
+}
+
 // Whether it may run, and where.
 void Responder::judge(Request& request, Epoch epoch) {
   const wire::RequestHeader& header = request.header;
   const auto verb = static_cast<Verb>(header.verb);
   const std::uint32_t access = access_for(verb);
   if (access == 0) return;
-  if (header.epoch != epoch) {
-    request.error = header.epoch < epoch ? ESTALE : EAGAIN;
-    request.value = epoch;
-    return;
-  }
+  if (header.epoch != epoch) return refuse_epoch(request, epoch);
   const std::uint64_t length = verb == Verb::kCas8 ? sizeof(std::uint64_t) : header.length;
   const auto found = regions_.find(header.key, header.offset, length, access);
   request.error = found.error;

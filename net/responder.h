@@ -59,6 +59,9 @@ class Responder {
   // The payload of `request` has come: `payload` is a send's or cas8's. Executes it.
   std::optional<Answer> end(Request& request, std::span<const std::byte> payload,
                             MessageSink& sink);
+  // The epoch is another now: a request that waits for its payload is refused, if it was to change
+  // memory and is of another one; then it is true, and `at` must take no more bytes.
+  static bool fence(Request& request, Epoch epoch);
   // It will not come: the connection ended.
   static void abandon(Request& request);
   static void release(RegionTable::Region* region);
@@ -75,6 +78,7 @@ class Responder {
   };
 
   [[nodiscard]] Result8& remembered(std::uint64_t seq) { return ring_[seq % ring_.size()]; }
+  static void refuse_epoch(Request& request, Epoch epoch);
   void judge(Request& request, Epoch epoch);
   void execute(Request& request, std::span<const std::byte> payload, MessageSink& sink);
 

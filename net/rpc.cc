@@ -16,6 +16,14 @@ std::string text_of(Rpc::Bytes bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
+std::vector<std::byte> joined(Rpc::Bytes header, Rpc::Bytes fixed, Rpc::Bytes tail) {
+  std::vector<std::byte> bytes;
+  bytes.reserve(header.size() + fixed.size() + tail.size());
+  for (const Rpc::Bytes part : {header, fixed, tail})
+    bytes.insert(bytes.end(), part.begin(), part.end());
+  return bytes;
+}
+
 std::uint32_t milliseconds_until(Time deadline, Time now) {
   if (deadline == kNever) return UINT32_MAX;
   const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - now).count();
@@ -44,7 +52,11 @@ Status Rpc::send_call(Endpoint& endpoint, std::uint16_t method, std::uint16_t ve
   header.call = next_call_;
   header.epoch = engine_.epoch();
   header.patience_ms = milliseconds_until(deadline, engine_.now());
-  BTD_TRY(send(endpoint, bytes_of(header), fixed, tail, deadline, next_call_));
+  Sending message{.endpoint = &endpoint,
+                  .bytes = joined(bytes_of(header), fixed, tail),
+                  .call = next_call_,
+                  .deadline = deadline};
+  BTD_TRY(send(message));
   ++loads_[&endpoint].waiting;
   const std::uint64_t call = next_call_++;
   const TimerId timer = engine_.at(deadline, [this, call] {
@@ -65,17 +77,12 @@ void Rpc::probe() {
       endpoints.empty() ? 0 : engine_.at(after(engine_.now(), limits_.probe), [this] { probe(); });
 }
 
-Status Rpc::send(Endpoint& endpoint, Bytes header, Bytes fixed, Bytes tail, Time deadline,
-                 std::uint64_t call) {
-  std::vector<std::byte> bytes;
-  bytes.reserve(header.size() + fixed.size() + tail.size());
-  for (const Bytes part : {header, fixed, tail})
-    bytes.insert(bytes.end(), part.begin(), part.end());
+Status Rpc::send(Sending& message) {
   const Token token = kRpcToken | next_send_;
-  const iovec local{bytes.data(), bytes.size()};
-  BTD_TRY(endpoint.send({&local, 1}, token, deadline));
+  const iovec local{message.bytes.data(), message.bytes.size()};
+  BTD_TRY(message.endpoint->send({&local, 1}, token, message.deadline));
   ++next_send_;
-  sending_.emplace(token, Sending{.bytes = std::move(bytes), .call = call});
+  sending_.emplace(token, std::move(message));
   return {};
 }
 
@@ -90,14 +97,21 @@ void Rpc::finish(std::uint64_t call, Result<Bytes> fixed, Bytes tail) {
 }
 
 void Rpc::on_completion(Endpoint& endpoint, const Completion& completion) {
+  if (!late_.empty()) send_late(endpoint);  // first: there may be room now
   if ((completion.token & kRpcToken) == 0) return next_.on_completion(endpoint, completion);
   const auto found = sending_.find(completion.token);
   if (found == sending_.end()) return;
-  const std::uint64_t call = found->second.call;
+  const Sending message = std::move(found->second);
   sending_.erase(found);
-  if (call == 0) --loads_[&endpoint].served;
-  if (completion.error != 0 && call != 0)
-    finish(call, fail(completion.error, "The call could not be sent, or was not taken."), {});
+  if (message.kind == Sending::Kind::kCall) {
+    if (completion.error != 0)
+      finish(message.call, fail(completion.error, "The call could not be sent, or was not taken."),
+             {});
+  } else if (message.kind == Sending::Kind::kReply && completion.error == EMSGSIZE) {
+    send_too_large(message);  // the caller grants less than this node
+  } else {
+    --loads_[&endpoint].served;
+  }
 }
 
 int Rpc::on_message(Endpoint& endpoint, Bytes message) {
@@ -134,14 +148,14 @@ int Rpc::take_call(Endpoint& endpoint, Bytes message) {
     answer.fail({ENOSYS, "The peer does not know this call; its version is older, or newer."});
     return 0;
   }
-  serving.version = found->second.version;
-  if (header.version < found->second.oldest) {
+  const std::shared_ptr<const Served> method = found->second;  // its handler may replace it
+  serving.version = method->version;
+  if (header.version < method->oldest) {
     answer.fail({EPROTONOSUPPORT, "The peer no longer serves this version of the call; upgrade."});
     return 0;
   }
   const Caller caller{.endpoint = endpoint, .epoch = header.epoch, .deadline = deadline};
-  found->second.run(caller, rest.first(header.fixed), rest.subspan(header.fixed),
-                    std::move(answer));
+  method->run(caller, rest.first(header.fixed), rest.subspan(header.fixed), std::move(answer));
   return 0;
 }
 
@@ -172,17 +186,46 @@ void Rpc::reply(std::uint64_t id, int error, Bytes fixed, Bytes tail) {
   header.version = serving.version;
   header.fixed = static_cast<std::uint16_t>(fixed.size());
   header.call = serving.call;
-  Endpoint& endpoint = *serving.endpoint;
-  Status sent = send(endpoint, bytes_of(header), fixed, tail, serving.deadline, 0);
-  if (!sent && sent.error().code == EMSGSIZE) {
-    constexpr std::string_view kWhy = "The peer's answer is larger than a message may be.";
-    header.error = EMSGSIZE;
-    header.fixed = 0;
-    sent =
-        send(endpoint, bytes_of(header), {}, std::as_bytes(std::span{kWhy}), serving.deadline, 0);
-  }
-  // What can't be sent the caller learns by its deadline, or by the end of the endpoint.
-  if (!sent) --loads_[&endpoint].served;
+  send_reply({.endpoint = serving.endpoint,
+              .bytes = joined(bytes_of(header), fixed, tail),
+              .call = serving.call,
+              .deadline = serving.deadline,
+              .kind = Sending::Kind::kReply});
+}
+
+void Rpc::send_reply(Sending reply) {
+  Endpoint* const endpoint = reply.endpoint;
+  if (const auto late = late_.find(endpoint); late != late_.end())
+    return late->second.push_back(std::move(reply));  // behind those that wait
+  const Status sent = send(reply);
+  if (sent) return;
+  if (sent.error().code == EAGAIN) return late_[endpoint].push_back(std::move(reply));
+  if (sent.error().code == EMSGSIZE && reply.kind == Sending::Kind::kReply)
+    return send_too_large(reply);
+  // It is closed, or the caller takes no message at all.
+  --loads_[endpoint].served;
+}
+
+// In its place, the caller gets an error.
+void Rpc::send_too_large(const Sending& reply) {
+  constexpr std::string_view kWhy = "The peer's answer is larger than a message may be.";
+  wire::ReplyHeader header;
+  header.error = EMSGSIZE;
+  header.call = reply.call;
+  send_reply({.endpoint = reply.endpoint,
+              .bytes = joined(bytes_of(header), {}, std::as_bytes(std::span{kWhy})),
+              .call = reply.call,
+              .deadline = reply.deadline,
+              .kind = Sending::Kind::kTooLarge});
+}
+
+// What waited for room, as far as there is some. The endpoint completes something when there is.
+void Rpc::send_late(Endpoint& endpoint) {
+  const auto late = late_.find(&endpoint);
+  if (late == late_.end()) return;
+  std::deque<Sending> waiting = std::move(late->second);
+  late_.erase(late);
+  for (Sending& reply : waiting) send_reply(std::move(reply));
 }
 
 void Rpc::on_closed(Endpoint& endpoint, const Error& why) {
@@ -192,6 +235,7 @@ void Rpc::on_closed(Endpoint& endpoint, const Error& why) {
     if (waiting.endpoint == &endpoint) calls.push_back(call);
   for (const std::uint64_t call : calls)
     finish(call, fail(ECONNRESET, why.message + " Whether the call was done is unknown."), {});
+  late_.erase(&endpoint);
   loads_.erase(&endpoint);
   next_.on_closed(endpoint, why);
 }

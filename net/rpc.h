@@ -11,6 +11,7 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <span>
@@ -50,7 +51,9 @@ class Rpc final : public Handler {
  public:
   using Bytes = std::span<const std::byte>;
 
-  // Answers one call, now or later; a call that is dropped is answered with ECANCELED. Move-only.
+  // Answers one call, now or later; a call that is dropped is answered with ECANCELED. An answer
+  // for which the endpoint has no room now leaves when it has; one that is too large for this node
+  // or for the caller becomes EMSGSIZE. Move-only.
   class Reply {
    public:
     Reply(Reply&& other) noexcept : rpc_(std::exchange(other.rpc_, nullptr)), id_(other.id_) {}
@@ -92,16 +95,17 @@ class Rpc final : public Handler {
   Rpc(const Rpc&) = delete;
   Rpc& operator=(const Rpc&) = delete;
 
+  // Also of a method that is served already, and from a handler, which still runs to its end.
   template <class Request, class Response>
   void serve(const Method<Request, Response>& method,
              std::function<void(const Caller&, const Request&, Bytes tail, Reply)> handler) {
-    methods_[method.id] =
+    methods_[method.id] = std::make_shared<const Served>(
         Served{.version = method.version,
                .oldest = method.oldest,
                .run = [handler = std::move(handler)](const Caller& caller, Bytes fixed, Bytes tail,
                                                      Reply reply) {
                  handler(caller, structure<Request>(fixed), tail, std::move(reply));
-               }};
+               }});
   }
 
   // `done` is called once, on the engine's thread: never from within call(). Its errors: what the
@@ -155,8 +159,18 @@ class Rpc final : public Handler {
 
   Status send_call(Endpoint& endpoint, std::uint16_t method, std::uint16_t version, Bytes fixed,
                    Bytes tail, Time deadline, Done done);
-  Status send(Endpoint& endpoint, Bytes header, Bytes fixed, Bytes tail, Time deadline,
-              std::uint64_t call);
+  // A message that is on the way, or waits for room in its endpoint.
+  struct Sending {
+    Endpoint* endpoint = nullptr;
+    std::vector<std::byte> bytes;
+    std::uint64_t call = 0;  // the caller's number of it
+    Time deadline = kNever;
+    enum class Kind : std::uint8_t { kCall, kReply, kTooLarge } kind = Kind::kCall;
+  };
+  Status send(Sending& message);  // taken if that succeeds
+  void send_reply(Sending reply);
+  void send_too_large(const Sending& reply);
+  void send_late(Endpoint& endpoint);
   void reply(std::uint64_t id, int error, Bytes fixed, Bytes tail);
   void finish(std::uint64_t call, Result<Bytes> fixed, Bytes tail);
   void probe();
@@ -166,7 +180,7 @@ class Rpc final : public Handler {
   Engine& engine_;
   Handler& next_;
   const RpcLimits limits_;
-  std::unordered_map<std::uint16_t, Served> methods_;
+  std::unordered_map<std::uint16_t, std::shared_ptr<const Served>> methods_;
   std::uint64_t next_call_ = 1, next_served_ = 1, next_send_ = 1;
   std::unordered_map<std::uint64_t, Waiting> waiting_;
   TimerId probe_ = 0;  // 0: nobody is waited for
@@ -175,12 +189,9 @@ class Rpc final : public Handler {
     std::size_t waiting = 0, served = 0;
   };
   std::unordered_map<Endpoint*, Load> loads_;
-  // Messages that are on the way; `call` is 0 of a reply.
-  struct Sending {
-    std::vector<std::byte> bytes;
-    std::uint64_t call = 0;
-  };
   std::unordered_map<Token, Sending> sending_;
+  // Replies that wait for room, as many as are served at most.
+  std::unordered_map<Endpoint*, std::deque<Sending>> late_;
 };
 
 }  // namespace btd::net

@@ -11,6 +11,8 @@ namespace {
 
 constexpr Time kFirstBackoff = std::chrono::milliseconds(10);
 constexpr Time kLastBackoff = std::chrono::seconds(1);
+// A link that lasted as long was none that breaks at once.
+constexpr Time kLasting = kLastBackoff;
 constexpr Time kByePatience = std::chrono::milliseconds(200);
 
 // Trying again would not help.
@@ -143,12 +145,13 @@ void SessionEndpoint::begin_attempt(Time now) {
   attempt_until_ = after(now, engine_.options().patience.connect);
 }
 
-void SessionEndpoint::up() {
+void SessionEndpoint::up(Time now) {
   phase_ = Phase::kUp;
   was_up_ = true;
   must_break_ = false;
   must_tell_up_ = true;
-  backoff_ = Time{};
+  up_since_ = now;
+  answers_before_ = session_.requester().answers();
   silent_since_ = kNever;
   connection_.emplace(session_, engine_.regions(), *this, engine_.may_lose(),
                       engine_.one_sided(*this));
@@ -167,14 +170,7 @@ void SessionEndpoint::down(Error why, Time now) {
   session_.down();
   phase_ = Phase::kDown;
   must_break_ = false;
-  const Patience& patience = engine_.options().patience;
-  if (was_connected) {
-    give_up_ = after(now, role_ == Role::kConnecting ? patience.reconnect : patience.linger);
-    next_attempt_ = now;
-  } else {
-    backoff_ = std::clamp(2 * backoff_, kFirstBackoff, kLastBackoff);
-    next_attempt_ = after(now, backoff_);
-  }
+  plan_attempts(was_connected, now);
   if (!is_closing_ && !is_ours) why_ = std::move(why);
   const bool is_hopeless = role_ == Role::kConnecting && (!was_up_ || is_final(why_.code));
   const Error told = why_;  // the handler may close it
@@ -182,6 +178,18 @@ void SessionEndpoint::down(Error why, Time now) {
     handler_->on_down(*this, told);
   must_tell_up_ = false;
   if (is_hopeless) is_closing_ = true;
+}
+
+// Links that come up and break at once, for what is said over them, would else follow each other as
+// fast as the network can: only an answer, or a link that lasted, makes the next attempt immediate.
+void SessionEndpoint::plan_attempts(bool was_connected, Time now) {
+  const Patience& patience = engine_.options().patience;
+  const bool was_of_use = was_connected && (session_.requester().answers() != answers_before_ ||
+                                            now - up_since_ >= kLasting);
+  if (was_connected)
+    give_up_ = after(now, role_ == Role::kConnecting ? patience.reconnect : patience.linger);
+  backoff_ = was_of_use ? Time{} : std::clamp(2 * backoff_, kFirstBackoff, kLastBackoff);
+  next_attempt_ = after(now, backoff_);
 }
 
 void SessionEndpoint::tell_up() {

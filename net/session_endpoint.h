@@ -60,13 +60,15 @@ class SessionEndpoint : public Endpoint, public MessageSink {
   [[nodiscard]] Time next_time() const;
 
   void begin_attempt(Time now);
-  void up();
+  void up(Time now);
   // Whether the peer owes answers, and since when.
   void await(Time now);
   // A peer that still takes bytes is not silent: it may owe nothing before it has them all.
   void note_taken(Time now);
   // The link has ended, or the attempt failed.
   void down(Error why, Time now);
+  // When it is tried anew, and until when.
+  void plan_attempts(bool was_connected, Time now);
   void break_for(Error why);
   void received(Time now) { silent_since_ = now; }
   void tell_up();
@@ -90,9 +92,11 @@ class SessionEndpoint : public Endpoint, public MessageSink {
   Error why_;
   Time bye_until_{};  // the last frame may take so long
   Time attempt_until_{};
-  Time next_attempt_{};                 // of kDown
-  Time give_up_{};                      // of kDown
-  Time backoff_{};                      // before the next attempt
+  Time next_attempt_{};  // of kDown
+  Time give_up_{};       // of kDown
+  Time backoff_{};       // before the next attempt
+  Time up_since_{};
+  std::uint64_t answers_before_ = 0;    // of the session, when the link came up
   Time silent_since_ = kNever;          // of a peer that owes answers
   std::optional<std::uint64_t> taken_;  // bytes it had taken when more waited for it
   Time scheduled_ = kNever;             // its place among the engine's timers

@@ -18,12 +18,12 @@ wire::Refuse refuse(int error) {
 
 }  // namespace
 
-SessionEngine::SessionEngine(const EngineOptions& options, std::uint64_t seed,
+SessionEngine::SessionEngine(const EngineOptions& options, Random random,
                              std::uint32_t capabilities)
     : options_(options),
       node_{.id = options.node, .capabilities = capabilities, .epoch = options.epoch},
-      regions_(seed ^ 0x9E3779B97F4A7C15U),
-      random_(seed) {}
+      random_(std::move(random)),
+      regions_(random_) {}
 
 SessionEngine::~SessionEngine() = default;
 
@@ -32,7 +32,36 @@ Result<RegionDescriptor> SessionEngine::register_region(std::span<std::byte> mem
   return regions_.add(memory, access, persist);
 }
 
-Status SessionEngine::deregister_region(std::uint64_t key) { return regions_.remove(key); }
+Status SessionEngine::deregister_region(std::uint64_t key) {
+  Status removed = regions_.remove(key);
+  const auto closing = closing_.find(key);
+  const bool is_used = !removed && removed.error().code == EBUSY;
+  if (is_used && closing == closing_.end()) {
+    const Time until = after(now(), options_.patience.silence);
+    closing_.emplace(key, tasks_later_.add(until, [this, key] { end_users(key); }));
+  } else if (!is_used && closing != closing_.end()) {
+    tasks_later_.cancel(closing->second);
+    closing_.erase(closing);
+  }
+  return removed;
+}
+
+void SessionEngine::end_users(std::uint64_t key) {
+  for (const auto& [id, endpoint] : endpoints_) {
+    const Connection* connection = endpoint->connection();
+    if (connection != nullptr && connection->uses(key))
+      fail_link(*endpoint, {ETIMEDOUT, endpoint->peer_name_ +
+                                           " took too long over a transfer with a region that "
+                                           "is closed here."});
+  }
+}
+
+void SessionEngine::set_epoch(Epoch epoch) {
+  if (epoch == node_.epoch) return;
+  node_.epoch = epoch;
+  for (const auto& [id, endpoint] : endpoints_)
+    if (Connection* connection = endpoint->connection()) connection->fence(epoch);
+}
 
 Status SessionEngine::submit(std::function<void()> task) {
   {
@@ -98,13 +127,13 @@ SessionEngine::Acceptance SessionEngine::accept(const wire::Hello& hello, std::s
     endpoint->set_handler(*handler);
     endpoints_.emplace(hello.session, std::move(made));
   }
-  endpoint->up();
+  endpoint->up(now());
   mark(*endpoint);
   return Accepted{.endpoint = endpoint, .answer = *answer};
 }
 
 void SessionEngine::attempt_done(SessionEndpoint& endpoint) {
-  endpoint.up();
+  endpoint.up(now());
   mark(endpoint);
 }
 

@@ -10,7 +10,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <random>
 #include <set>
 #include <variant>
 #include <vector>
@@ -24,14 +23,15 @@ class SessionEngine : public Engine {
   // More that wait than that is EAGAIN.
   static constexpr std::size_t kMaxTasks = 4096;
 
-  SessionEngine(const EngineOptions& options, std::uint64_t seed,
+  SessionEngine(const EngineOptions& options, Random random,
                 std::uint32_t capabilities = kWritesOnce);
   ~SessionEngine() override;
 
   Result<RegionDescriptor> register_region(std::span<std::byte> memory, std::uint32_t access,
                                            Persist* persist) override;
   Status deregister_region(std::uint64_t key) override;
-  void set_epoch(Epoch epoch) override { node_.epoch = epoch; }
+  // A shell that lets a kernel or device put bytes into memory also ends that.
+  void set_epoch(Epoch epoch) override;
   [[nodiscard]] Epoch epoch() const override { return node_.epoch; }
   TimerId at(Time when, std::function<void()> task) override {
     return tasks_later_.add(when, std::move(task));
@@ -100,15 +100,18 @@ class SessionEngine : public Engine {
   void serve(SessionEndpoint& endpoint, Time now, bool is_durable);
   void schedule(SessionEndpoint& endpoint);
   void destroy(SessionEndpoint& endpoint);
+  // Ends the links that still use a region that closes.
+  void end_users(std::uint64_t key);
 
   const EngineOptions options_;
   LocalNode node_;
+  const Random random_;
   RegionTable regions_;
-  std::mt19937_64 random_;
   std::map<wire::SessionId, std::unique_ptr<SessionEndpoint>> endpoints_;
   std::vector<SessionEndpoint*> dirty_, round_;
   std::set<std::pair<Time, SessionEndpoint*>> timers_;
   Timers tasks_later_;
+  std::map<std::uint64_t, TimerId> closing_;  // regions that are used: by their key, end_users()
 
   std::mutex mutex_;  // of the next two lines; held for moments only
   std::vector<std::function<void()>> tasks_;

@@ -60,10 +60,11 @@ struct Operation {
 
 // `error`: 0; ETIMEDOUT; ECONNRESET the peer lost its state or was given up, the outcome is
 // unknown; ECANCELED it was closed here before it was sent; ESTALE the peer has a newer epoch
-// (`value`); EAGAIN the peer has an older one (`value`); EACCES no such region or not for this
-// verb; ERANGE beyond the region; EINVAL a cas8 that is not aligned to 8; EIO the peer's NVRAM
-// refused to persist; EBUSY the peer took no message now; EMSGSIZE a message larger than the peer
-// takes.
+// (`value`; a write that was under way then may have left a part of its bytes, but none after the
+// peer changed its epoch); EAGAIN the peer has an older one (`value`); EACCES no such region or not
+// for this verb; ERANGE beyond the region; EINVAL a cas8 that is not aligned to 8; EIO the peer's
+// NVRAM refused to persist; EBUSY the peer took no message now; EMSGSIZE a message larger than the
+// peer takes.
 struct Completion {
   Token token = 0;
   int error = 0;
@@ -77,7 +78,7 @@ enum Access : std::uint32_t {
 };
 
 // What a peer needs to reach a region; travels in messages, so its layout is fixed. Only who got it
-// can use the region: the key has random bits.
+// can use the region: the key has random bits (net/random.h), of which other keys tell nothing.
 struct RegionDescriptor {
   std::uint64_t key = 0;
   std::uint64_t base = 0;  // the engine's: what stands for offset 0 on the wire
@@ -88,14 +89,24 @@ struct RegionDescriptor {
 static_assert(sizeof(RegionDescriptor) == 32);
 
 enum Capability : std::uint32_t {
-  kOneSided = 1,     // read and write_persist take no processor of the peer
-  kNativeFlush = 2,  // the NIC makes writes durable itself
+  // Reads take no processor of the peer, where a NIC can do them. The bytes of a write neither; but
+  // that they are durable, its processor sees to and says, unless writes_are_one_sided().
+  kOneSidedReads = 1,
+  kNativeFlush = 2,  // the NIC makes writes durable itself, where it can flush the region
   kWritesOnce = 4,   // a write that a broken connection made run again takes effect once
   kEncrypted = 8,
   kDirectWrite = 16,  // what the NIC placed here is durable once a read behind it was answered
 };
 
+// Of a connection's capabilities, which both sides have: whether write_persist takes no processor
+// of the peer either.
+constexpr bool writes_are_one_sided(std::uint32_t capabilities) {
+  return (capabilities & kOneSidedReads) != 0 &&
+         (capabilities & (kNativeFlush | kDirectWrite)) != 0;
+}
+
 // Bounds of one endpoint. What the peer grants is told in the handshake; the smaller one counts.
+// None may be 0; judge() of net/engine.h says the rest.
 struct Limits {
   std::uint32_t window = 256;               // operations that the peer has not answered
   std::uint32_t queued = 4096;              // posted and not completed; more are EAGAIN
@@ -104,7 +115,7 @@ struct Limits {
   std::uint64_t output_bytes = 1 << 20;     // to be sent next: more, and what follows waits
 };
 
-// How long is waited for what.
+// How long is waited for what. The first two are more than 0.
 struct Patience {
   Time connect = std::chrono::seconds(5);     // one attempt, with the handshake
   Time silence = std::chrono::seconds(2);     // of a peer that owes answers: then connect anew

@@ -12,7 +12,10 @@ namespace {
 
 // Of one operation: far more than it takes, so that what hangs is told of.
 constexpr Time kPatience = std::chrono::seconds(10);
-constexpr std::size_t kAlignment = 4096;
+// Of the buffers. Short ones lie line by line: a page for each would put them all into the same few
+// sets of a cache, and measure that.
+constexpr std::size_t kPageAlignment = 4096;
+constexpr std::size_t kLineAlignment = 64;
 
 iovec segment(const void* bytes, std::size_t size) {
   return {.iov_base = const_cast<void*>(bytes), .iov_len = size};
@@ -123,7 +126,8 @@ Status LoadClient::prepare(const LoadOptions& options) {
   if (options_.verb != Verb::kSend && options_.bytes > region_->length)
     return fail(EMSGSIZE, "The peer lends " + std::to_string(region_->length) +
                               " bytes only; start it with more.");
-  const std::size_t stride = (options_.bytes + kAlignment - 1) / kAlignment * kAlignment;
+  const std::size_t alignment = options_.bytes < kPageAlignment ? kLineAlignment : kPageAlignment;
+  const std::size_t stride = (options_.bytes + alignment - 1) / alignment * alignment;
   memory_.assign(stride * options_.in_flight, std::byte{1});
   slots_.assign(options_.in_flight, {});
   for (std::size_t i = 0; i < slots_.size(); ++i) slots_[i].bytes = memory_.data() + i * stride;

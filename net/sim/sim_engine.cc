@@ -35,13 +35,17 @@ void renumber(std::vector<std::byte>& frame) {
 }  // namespace
 
 SimEngine::SimEngine(SimNetwork& network, std::string name, const EngineOptions& options)
-    : SessionEngine(options, network.random()()), network_(network), name_(std::move(name)) {
+    : SessionEngine(options, seeded_random(network.random()())),
+      network_(network),
+      name_(std::move(name)),
+      judged_(judge(options)) {
   network_.join(*this);
 }
 
 SimEngine::~SimEngine() { network_.leave(*this); }
 
 Result<std::string> SimEngine::listen(std::string_view address, Acceptor acceptor) {
+  BTD_TRY(judged_);
   if (!address.empty() && address != name_)
     return fail(EINVAL, "A simulated node listens on its own name, which is " + name_ + ".");
   acceptor_ = std::move(acceptor);
@@ -49,6 +53,7 @@ Result<std::string> SimEngine::listen(std::string_view address, Acceptor accepto
 }
 
 Result<Endpoint*> SimEngine::connect(std::string_view address, Handler& handler) {
+  BTD_TRY(judged_);
   if (address.empty()) return fail(EINVAL, "An address is the name of a node.");
   return add_connecting(std::string(address), handler);
 }

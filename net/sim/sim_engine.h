@@ -16,6 +16,7 @@ namespace btd::net::sim {
 
 class SimEngine final : public SessionEngine {
  public:
+  // listen() and connect() fail if the options are none that work.
   SimEngine(SimNetwork& network, std::string name, const EngineOptions& options);
   ~SimEngine() override;
 
@@ -64,6 +65,7 @@ class SimEngine final : public SessionEngine {
 
   SimNetwork& network_;
   const std::string name_;
+  const Status judged_;  // of the options
   std::uint64_t number_ = 0;
   Acceptor acceptor_;
   bool is_awake_ = false;

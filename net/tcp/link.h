@@ -67,7 +67,7 @@ struct alignas(kIoMask + 1) Listener {
 };
 
 template <class T>
-[[nodiscard]] std::uint64_t user_data(T* object, Io io) {
+[[nodiscard]] std::uint64_t user_data(const T* object, Io io) {
   return reinterpret_cast<std::uintptr_t>(object) | static_cast<std::uintptr_t>(io);
 }
 

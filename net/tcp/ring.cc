@@ -113,6 +113,20 @@ Status Ring::enter() {
   return judge(io_uring_submit_and_get_events(&ring_));
 }
 
+Status Ring::end(std::uint64_t user_data) {
+  io_uring_sync_cancel_reg which{};
+  which.addr = user_data;
+  which.fd = -1;
+  which.timeout = {.tv_sec = -1, .tv_nsec = -1};
+  long result = 0;
+  do {  // by hand, as start() does
+    result =
+        ::syscall(__NR_io_uring_register, ring_.ring_fd, IORING_REGISTER_SYNC_CANCEL, &which, 1);
+  } while (result < 0 && errno == EINTR);
+  if (result >= 0 || errno == ENOENT) return {};  // ENOENT: it has ended
+  return fail(errno, "io_uring can't end a receive: error " + std::to_string(errno) + ".");
+}
+
 Status Ring::sleep(Time most) {
   BTD_TRY(start());
   const Time positive = std::max(most, Time{1});

@@ -46,6 +46,10 @@ class Ring {
   // The same, and sleeps until something comes, for so long at most.
   Status sleep(Time most);
 
+  // Ends the operation with this user data now: when this returns, the kernel touches no memory for
+  // it any more. Its completion comes as others do.
+  Status end(std::uint64_t user_data);
+
   // Calls take(completion) for those that are there now: how many that were.
   template <class Take>
   std::size_t reap(Take&& take) {

@@ -43,7 +43,8 @@ struct TcpOptions {
 // Addresses are "host:port": a name, an IPv4 address, or an IPv6 address in brackets. A name is
 // resolved by connect() and listen(), which wait for the resolver where it is no number; later
 // attempts use what was found.
-// Errors: EINVAL, EACCES a key file that others may read, ENOENT; ENOSYS no io_uring here.
+// Errors: EINVAL (also of options that can't work), EACCES a key file that others may read, ENOENT;
+// ENOSYS no io_uring here.
 Result<std::unique_ptr<Engine>> make_tcp_engine(const TcpOptions& options);
 
 }  // namespace btd::net

@@ -5,7 +5,6 @@
 #include <netinet/tcp.h>
 #include <sched.h>
 #include <sys/eventfd.h>
-#include <sys/random.h>
 #include <time.h>
 
 #include <algorithm>
@@ -36,21 +35,20 @@ Result<std::unique_ptr<Engine>> make_tcp_engine(const TcpOptions& options) {
 }
 
 Result<std::unique_ptr<TcpEngine>> TcpEngine::make(const TcpOptions& options) {
+  BTD_TRY(judge(options.engine));
   BTD_ASSIGN(GuardMaker guards, make_guards(options.security));
   BTD_ASSIGN(std::unique_ptr<Ring> ring, Ring::make());
   UniqueFd event(::eventfd(0, EFD_CLOEXEC));
   if (!event)
     return btd::fail(errno, std::string("No eventfd can be made: ") + std::strerror(errno));
-  std::uint64_t seed = 0;
-  if (::getrandom(&seed, sizeof(seed), 0) != sizeof(seed))
-    return btd::fail(EIO, "The system gives no random bytes.");
-  return std::unique_ptr<TcpEngine>(
-      new TcpEngine(options, seed, std::move(ring), std::move(guards), std::move(event)));
+  BTD_ASSIGN(Random random, system_random());
+  return std::unique_ptr<TcpEngine>(new TcpEngine(options, std::move(random), std::move(ring),
+                                                  std::move(guards), std::move(event)));
 }
 
-TcpEngine::TcpEngine(const TcpOptions& options, std::uint64_t seed, std::unique_ptr<Ring> ring,
+TcpEngine::TcpEngine(const TcpOptions& options, Random random, std::unique_ptr<Ring> ring,
                      GuardMaker guards, UniqueFd event)
-    : SessionEngine(options.engine, seed,
+    : SessionEngine(options.engine, std::move(random),
                     kWritesOnce | (std::holds_alternative<TlsSecurity>(options.security)
                                        ? static_cast<std::uint32_t>(kEncrypted)
                                        : 0U)),

@@ -31,14 +31,15 @@ class TcpEngine final : public SessionEngine {
 
   Result<std::string> listen(std::string_view address, Acceptor acceptor) override;
   Result<Endpoint*> connect(std::string_view address, Handler& handler) override;
+  void set_epoch(Epoch epoch) override;
   [[nodiscard]] Time now() const override;
   Result<std::size_t> poll() override;
   Result<std::size_t> wait(Time deadline) override;
   void wake() override;
 
  private:
-  TcpEngine(const TcpOptions& options, std::uint64_t seed, std::unique_ptr<Ring> ring,
-            GuardMaker guards, UniqueFd event);
+  TcpEngine(const TcpOptions& options, Random random, std::unique_ptr<Ring> ring, GuardMaker guards,
+            UniqueFd event);
 
   std::unique_ptr<SessionEndpoint> make_endpoint(SessionEndpoint::Role role, wire::SessionId id,
                                                  std::string peer_name) override;
@@ -73,6 +74,7 @@ class TcpEngine final : public SessionEngine {
   std::size_t receive_at_once();
   static std::span<std::byte> direct_place(const Link& link);
   void received_direct(Link& link, int result);
+  void end_fenced(const Link& link);
   void received_bytes(Link& link, std::span<const std::byte> bytes);
   void received_end(Link& link, int error);
   void received_handshake(Link& link, std::span<const std::byte> bytes);

@@ -99,6 +99,24 @@ void TcpEngine::received_direct(Link& link, int result) {
   queue_receive(link);
 }
 
+// Bytes that are in the socket may be about to come into place, though the connection takes them
+// for nobody's now.
+void TcpEngine::set_epoch(Epoch epoch) {
+  SessionEngine::set_epoch(epoch);
+  for (const std::list<Link>* links : {&links_, &ended_})
+    for (const Link& link : *links) end_fenced(link);
+}
+
+void TcpEngine::end_fenced(const Link& link) {
+  const Connection* connection = link.endpoint != nullptr ? link.endpoint->connection() : nullptr;
+  if (!link.is_receiving || connection == nullptr || !connection->is_fenced_direct()) return;
+  Status ended = ring_->enter();  // the receive may still wait to be submitted
+  if (ended && ring_->has_entries())
+    ended = btd::fail(EBUSY, "io_uring takes no work; a receive can't be ended.");
+  if (ended) ended = ring_->end(user_data(&link, Io::kReceive));
+  if (!ended && broken_) broken_ = std::move(ended);
+}
+
 // What came on the connections that were active last: asking them costs less than a receive that
 // waits in the ring, and the engine spins anyway. How many had something.
 std::size_t TcpEngine::receive_at_once() {
@@ -138,8 +156,9 @@ std::size_t TcpEngine::receive_at_once() {
 }
 
 void TcpEngine::received_end(Link& link, int error) {
-  // No buffer was free at that moment, or a signal came: again.
-  if (error == ENOBUFS || error == EINTR || error == EAGAIN) return queue_receive(link);
+  // No buffer was free at that moment, a signal came, or a new epoch ended the receive: again.
+  if (error == ENOBUFS || error == EINTR || error == EAGAIN || error == ECANCELED)
+    return queue_receive(link);
   if (link.handshake != nullptr)
     return fail(link, {ECONNRESET, link.name + ": " + link.handshake->guard().when_ended()});
   fail(link, {ECONNRESET, "The connection to " + link.name + " was lost: " +

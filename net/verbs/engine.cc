@@ -10,7 +10,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <random>
 #include <utility>
 
 #include "net/verbs/flush.h"
@@ -40,23 +39,23 @@ bool set_nonblocking(int fd) {
 VerbsEndpoint& mine(SessionEndpoint& endpoint) { return static_cast<VerbsEndpoint&>(endpoint); }
 
 std::uint32_t capabilities_of(const VerbsOptions& options, const Device& device) {
-  return kOneSided | (device.flush().any() ? kNativeFlush : 0U) |
+  return kOneSidedReads | (device.flush().any() ? kNativeFlush : 0U) |
          (options.direct_write_is_durable ? kDirectWrite : 0U);
 }
 
 }  // namespace
 
-VerbsEngine::VerbsEngine(const VerbsOptions& options, std::uint64_t seed,
-                         std::unique_ptr<Device> device)
-    : SessionEngine(options.engine, seed, capabilities_of(options, *device)),
+VerbsEngine::VerbsEngine(const VerbsOptions& options, Random random, std::unique_ptr<Device> device)
+    : SessionEngine(options.engine, std::move(random), capabilities_of(options, *device)),
       options_(options),
       device_(std::move(device)) {}
 
 Result<std::unique_ptr<VerbsEngine>> VerbsEngine::make(const VerbsOptions& options) {
+  BTD_TRY(judge(options.engine));
   BTD_ASSIGN(auto device, Device::open(options.device, options.native_flush));
-  std::random_device random;
-  const std::uint64_t seed = std::uint64_t{random()} << 32 | random();
-  std::unique_ptr<VerbsEngine> engine(new VerbsEngine(options, seed, std::move(device)));
+  BTD_ASSIGN(Random random, system_random());
+  std::unique_ptr<VerbsEngine> engine(
+      new VerbsEngine(options, std::move(random), std::move(device)));
   BTD_TRY(engine->set_up());
   return engine;
 }

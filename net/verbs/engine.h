@@ -58,7 +58,7 @@ class VerbsEngine final : public SessionEngine, public LinkOwner {
     ibv_wc completion;
   };
 
-  VerbsEngine(const VerbsOptions& options, std::uint64_t seed, std::unique_ptr<Device> device);
+  VerbsEngine(const VerbsOptions& options, Random random, std::unique_ptr<Device> device);
   Status set_up();
 
   void link_answered(VerbsEndpoint& endpoint, const wire::ResponseHeader& header) override;

@@ -12,21 +12,9 @@
 
 #include "net/engine.h"
 #include "tests/net/recorder.h"
+#include "tests/net/server_nvram.h"
 
 namespace btd::net {
-
-// Emulated NVRAM of the server's that its client may write and swap.
-class ServerNvram {
- public:
-  virtual ~ServerNvram() = default;
-  [[nodiscard]] virtual const RegionDescriptor& region() const = 0;
-  // What the server's machine would find there after a crash here and now.
-  virtual Result<std::vector<std::byte>> after_crash(std::uint64_t seed) = 0;
-};
-
-// The same for an engine of this process, which must outlive it. Errors: EINVAL not a multiple of
-// 64 KiB; those of register_region().
-Result<std::unique_ptr<ServerNvram>> make_nvram(Engine& engine, std::size_t bytes);
 
 // A server's engine that listens and a client's, and the time that both run on.
 class World {

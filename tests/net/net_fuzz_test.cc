@@ -33,7 +33,7 @@ void add_noise(Random& random, std::size_t size, std::vector<std::uint8_t>& to) 
 // The key of the target's region, whose table has the same seed.
 std::uint64_t region_key() {
   std::vector<std::byte> memory(4096);
-  return RegionTable(1).add(memory, kRemoteRead, nullptr)->key;
+  return RegionTable(seeded_random(1)).add(memory, kRemoteRead, nullptr)->key;
 }
 
 std::vector<std::uint8_t> frames(Random& random, std::uint64_t key) {

@@ -3,6 +3,7 @@
 
 #include <cerrno>
 #include <list>
+#include <memory>
 #include <optional>
 
 #include "net/rpc.h"
@@ -188,6 +189,94 @@ TEST_F(RpcTest, SaysThatAnAnswerIsTooLarge) {
       });
   EXPECT_EQ(call(large, {1, 1}).error().code, EMSGSIZE);
   EXPECT_EQ(call(kAdd, {1, 1}).value_or(AddResponse{}).sum, 2U);
+}
+
+// The server's queue is full of what it sends itself.
+TEST_F(RpcTest, AnAnswerWaitsForRoomInTheQueue) {
+  for (const bool is_failure : {false, true}) {
+    std::optional<Result<AddResponse>> answer;
+    ASSERT_TRUE((client_rpc.call<AddRequest, AddResponse>(
+                     *endpoint, kLater, {1, 2}, {}, network.now() + seconds(10),
+                     [&](Result<AddResponse> result, Rpc::Bytes) { answer = std::move(result); }))
+                    .has_value());
+    ASSERT_TRUE(network.run_until([&] { return kept.size() == 1; }, seconds(5)));
+    Endpoint* back = server_events.endpoints.at(0);
+    while (back->post({.verb = Verb::kNone}).has_value()) continue;
+    if (is_failure) {
+      kept.front().fail({EDOM, "This can't be added."});
+    } else {
+      kept.front().answer(AddResponse{3});
+    }
+    kept.clear();
+    ASSERT_TRUE(network.run_until([&] { return answer.has_value(); }, seconds(20)));
+    if (is_failure) {
+      EXPECT_EQ(answer->error().code, EDOM);
+    } else {
+      EXPECT_TRUE(answer->has_value());
+    }
+  }
+}
+
+// Answers that wait for room end with their endpoint, and their places are free again.
+TEST_F(RpcTest, AnAnswerThatWaitsEndsWithItsEndpoint) {
+  std::optional<int> code;
+  ASSERT_TRUE((client_rpc.call<AddRequest, AddResponse>(
+                   *endpoint, kLater, {1, 2}, {}, kNever,
+                   [&](Result<AddResponse> result, Rpc::Bytes) { code = result.error().code; }))
+                  .has_value());
+  ASSERT_TRUE(network.run_until([&] { return kept.size() == 1; }, seconds(5)));
+  Endpoint* back = server_events.endpoints.at(0);
+  while (back->post({.verb = Verb::kNone}).has_value()) continue;
+  kept.front().answer(AddResponse{3});
+  kept.clear();
+  back->close();
+  ASSERT_TRUE(network.run_until([&] { return code.has_value(); }, seconds(10)));
+  EXPECT_EQ(*code, ECONNRESET);
+  ASSERT_TRUE(network.run_until([&] { return server_events.closes == 1; }, seconds(10)));
+  EXPECT_EQ(server_rpc.served(), 0U);
+}
+
+// The caller grants less than this node would send.
+TEST_F(RpcTest, SaysThatAnAnswerIsLargerThanTheCallerTakes) {
+  EngineOptions small = options();
+  small.limits.message_bytes = 200;
+  SimEngine modest(network, "modest", small);
+  Recorder events;
+  Rpc rpc{modest, events};
+  auto connected = modest.connect("server", rpc);
+  ASSERT_TRUE(connected.has_value());
+  const Method<AddRequest, AddResponse> large{.id = 4};
+  server_rpc.serve<AddRequest, AddResponse>(
+      large, [](const Rpc::Caller&, const AddRequest&, Rpc::Bytes, Rpc::Reply reply) {
+        reply.answer(AddResponse{1}, std::vector<std::byte>(1000));
+      });
+  std::optional<int> code;
+  ASSERT_TRUE((rpc.call<AddRequest, AddResponse>(**connected, large, {1, 2}, {},
+                                                 network.now() + seconds(10),
+                                                 [&](Result<AddResponse> result, Rpc::Bytes) {
+                                                   code = result ? 0 : result.error().code;
+                                                 }))
+                  .has_value());
+  ASSERT_TRUE(network.run_until([&] { return code.has_value(); }, seconds(20)));
+  EXPECT_EQ(*code, EMSGSIZE);
+}
+
+TEST_F(RpcTest, AHandlerMayReplaceItself) {
+  const Method<AddRequest, AddResponse> changing{.id = 5};
+  server_rpc.serve<AddRequest, AddResponse>(
+      changing, [&, held = std::make_shared<std::uint64_t>(40)](
+                    const Rpc::Caller&, const AddRequest& request, Rpc::Bytes, Rpc::Reply reply) {
+        Rpc& rpc = server_rpc;
+        const std::weak_ptr<std::uint64_t> still = held;
+        rpc.serve<AddRequest, AddResponse>(
+            changing, [](const Rpc::Caller&, const AddRequest&, Rpc::Bytes, Rpc::Reply next) {
+              next.answer(AddResponse{2});
+            });
+        const auto kept_by_caller = still.lock();
+        reply.answer(AddResponse{kept_by_caller ? *kept_by_caller + request.a : 0});
+      });
+  EXPECT_EQ(call(changing, {1, 0}).value_or(AddResponse{}).sum, 41U) << "it still runs";
+  EXPECT_EQ(call(changing, {1, 0}).value_or(AddResponse{}).sum, 2U);
 }
 
 TEST_F(RpcTest, OnePeerDoesNotAnswerForAnother) {

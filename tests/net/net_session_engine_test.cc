@@ -2,6 +2,7 @@
 // a simulated network does not have.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -19,7 +20,7 @@ using std::chrono::seconds;
 // A shell whose links are what the test says; `out` is what it would have sent.
 class Shell final : public SessionEngine {
  public:
-  explicit Shell(const EngineOptions& options) : SessionEngine(options, 1) {}
+  explicit Shell(const EngineOptions& options) : SessionEngine(options, seeded_random(1)) {}
   Result<std::string> listen(std::string_view /*address*/, Acceptor /*acceptor*/) override {
     return std::string();
   }
@@ -109,18 +110,23 @@ wire::Hello hello(std::uint32_t attempt, NodeId node = 3) {
   return wire::sealed(hello);
 }
 
-std::vector<std::byte> write_request(std::uint64_t seq, std::uint64_t key,
-                                     std::span<const std::byte> payload) {
+std::vector<std::byte> request(Verb verb, std::uint64_t seq, std::uint64_t key,
+                               std::span<const std::byte> payload, std::uint32_t wanted = 0) {
   wire::RequestHeader header;
-  header.verb = static_cast<std::uint8_t>(Verb::kWritePersist);
+  header.verb = static_cast<std::uint8_t>(verb);
   header.seq = seq;
   header.key = key;
-  header.length = static_cast<std::uint32_t>(payload.size());
+  header.length = verb == Verb::kRead ? wanted : static_cast<std::uint32_t>(payload.size());
   header = wire::sealed(header);
-  const auto bytes = std::as_bytes(std::span{&header, 1});
-  std::vector<std::byte> frame(bytes.begin(), bytes.end());
-  frame.insert(frame.end(), payload.begin(), payload.end());
+  std::vector<std::byte> frame(sizeof(header) + payload.size());
+  std::memcpy(frame.data(), &header, sizeof(header));
+  std::ranges::copy(payload, frame.begin() + sizeof(header));
   return frame;
+}
+
+std::vector<std::byte> write_request(std::uint64_t seq, std::uint64_t key,
+                                     std::span<const std::byte> payload) {
+  return request(Verb::kWritePersist, seq, key, payload);
 }
 
 class SessionEngineTest : public ::testing::Test {
@@ -129,6 +135,15 @@ class SessionEngineTest : public ::testing::Test {
     auto acceptance = shell.accept(from, "peer", [this](Endpoint&) { return &events; });
     const auto* accepted = std::get_if<Shell::Accepted>(&acceptance);
     return accepted == nullptr ? nullptr : accepted->endpoint;
+  }
+
+  // Of a shell that sent nothing but answers without a payload.
+  [[nodiscard]] wire::ResponseHeader last_answer() const {
+    wire::ResponseHeader answer;
+    EXPECT_GE(shell.out.size(), sizeof(answer));
+    if (shell.out.size() >= sizeof(answer))
+      std::memcpy(&answer, shell.out.data() + shell.out.size() - sizeof(answer), sizeof(answer));
+    return answer;
   }
 
   Recorder events;
@@ -304,6 +319,187 @@ TEST_F(SessionEngineTest, IsUpBeforeItsFirstMessage) {
   shell.feed(*accepted->endpoint, std::as_bytes(std::span{&header, 1}));
   ASSERT_TRUE(shell.poll().has_value());
   EXPECT_EQ(order.calls, "up message ");
+}
+
+// --- Epochs ---
+
+TEST_F(SessionEngineTest, NoByteOfAnOlderEpochLands) {
+  std::array<std::byte, 64> memory{};
+  const auto region = shell.register_region(memory, kRemoteWrite, nullptr);
+  ASSERT_TRUE(region.has_value());
+  SessionEndpoint* endpoint = accept(hello(1));
+  ASSERT_NE(endpoint, nullptr);
+  std::array<std::byte, 64> payload{};
+  payload.fill(std::byte{1});
+  const auto frame = write_request(0, region->key, payload);
+  shell.feed(*endpoint, std::span{frame}.first(frame.size() - 40));
+  shell.set_epoch(1);
+  EXPECT_TRUE(shell.deregister_region(region->key).has_value()) << "nothing may use it any more";
+  shell.feed(*endpoint, std::span{frame}.last(40));
+  EXPECT_EQ(memory[23], std::byte{1}) << "what came before";
+  EXPECT_EQ(memory[24], std::byte{}) << "what came afterwards";
+  ASSERT_TRUE(shell.poll().has_value());
+  const wire::ResponseHeader answer = last_answer();
+  EXPECT_EQ(answer.error, ESTALE);
+  EXPECT_EQ(answer.value, 1U);
+  EXPECT_TRUE(endpoint->is_up());
+}
+
+TEST_F(SessionEngineTest, NoSwapOfAnOlderEpochIsDone) {
+  alignas(8) std::array<std::byte, 8> memory{};
+  const auto region = shell.register_region(memory, kRemoteCas, nullptr);
+  ASSERT_TRUE(region.has_value());
+  SessionEndpoint* endpoint = accept(hello(1));
+  ASSERT_NE(endpoint, nullptr);
+  const wire::CasOperands operands{.expected = 0, .desired = 9};
+  const auto frame = request(Verb::kCas8, 0, region->key, wire::bytes_of(operands));
+  shell.feed(*endpoint, std::span{frame}.first(frame.size() - 1));
+  shell.set_epoch(1);
+  shell.feed(*endpoint, std::span{frame}.last(1));
+  EXPECT_EQ(memory[0], std::byte{});
+  ASSERT_TRUE(shell.poll().has_value());
+  EXPECT_EQ(last_answer().error, ESTALE);
+}
+
+// Two requests in one piece: the first one's receiver learns of the epoch.
+TEST_F(SessionEngineTest, TheEpochHoldsForWhatCameInTheSamePiece) {
+  class Learner final : public Handler {
+   public:
+    explicit Learner(Shell& shell) : shell_(shell) {}
+    void on_completion(Endpoint& /*endpoint*/, const Completion& /*completion*/) override {}
+    int on_message(Endpoint& /*endpoint*/, std::span<const std::byte> /*message*/) override {
+      shell_.set_epoch(1);
+      return 0;
+    }
+
+   private:
+    Shell& shell_;
+  };
+  Learner learner(shell);
+  std::array<std::byte, 8> memory{};
+  const auto region = shell.register_region(memory, kRemoteWrite, nullptr);
+  ASSERT_TRUE(region.has_value());
+  auto acceptance = shell.accept(hello(1), "peer", [&](Endpoint&) { return &learner; });
+  const auto* accepted = std::get_if<Shell::Accepted>(&acceptance);
+  ASSERT_NE(accepted, nullptr);
+  const std::array payload{std::byte{1}};
+  auto frames = request(Verb::kSend, 0, 0, payload);
+  const auto write = write_request(1, region->key, payload);
+  frames.insert(frames.end(), write.begin(), write.end());
+  shell.feed(*accepted->endpoint, frames);
+  EXPECT_EQ(memory[0], std::byte{});
+}
+
+// --- Regions that close ---
+
+class ClosingRegion : public SessionEngineTest {
+ protected:
+  void SetUp() override {
+    const auto made = shell.register_region(memory, kRemoteRead | kRemoteWrite, nullptr);
+    ASSERT_TRUE(made.has_value());
+    region = *made;
+    endpoint = accept(hello(1));
+    ASSERT_NE(endpoint, nullptr);
+    ASSERT_TRUE(shell.poll().has_value());
+  }
+  // The region closes, and its user does nothing more.
+  void expect_it_ends() {
+    EXPECT_EQ(shell.deregister_region(region.key).error().code, EBUSY);
+    shell.clock += options().patience.silence - milliseconds(1);
+    ASSERT_TRUE(shell.poll().has_value());
+    EXPECT_EQ(shell.deregister_region(region.key).error().code, EBUSY);
+    EXPECT_EQ(shell.breaks, 0) << "a slow peer has its time";
+    EXPECT_LE(shell.next_time(), shell.clock + milliseconds(1)) << "who sleeps is woken for it";
+    shell.clock += milliseconds(1);
+    ASSERT_TRUE(shell.poll().has_value());
+    ASSERT_TRUE(shell.poll().has_value());
+    EXPECT_EQ(shell.breaks, 1);
+    EXPECT_TRUE(shell.deregister_region(region.key).has_value());
+  }
+
+  std::vector<std::byte> memory = std::vector<std::byte>(64 << 10);
+  RegionDescriptor region;
+  SessionEndpoint* endpoint = nullptr;
+};
+
+TEST_F(ClosingRegion, DoesNotWaitForTheRestOfAWrite) {
+  const std::vector<std::byte> payload(4096);
+  const auto frame = write_request(0, region.key, payload);
+  shell.feed(*endpoint, std::span{frame}.first(1000));
+  expect_it_ends();
+}
+
+TEST_F(ClosingRegion, DoesNotWaitForWhoTakesNoAnswers) {
+  shell.speed = 10;
+  auto frames = request(Verb::kRead, 0, region.key, {}, 64 << 10);
+  const auto second = request(Verb::kRead, 1, region.key, {}, 64 << 10);
+  frames.insert(frames.end(), second.begin(), second.end());
+  shell.feed(*endpoint, frames);
+  ASSERT_TRUE(shell.poll().has_value());
+  shell.speed = 0;
+  expect_it_ends();
+}
+
+TEST_F(ClosingRegion, EndsNoLinkThatDoesNotUseIt) {
+  shell.speed = 0;
+  std::vector<std::byte> others(64 << 10);
+  const auto other = shell.register_region(others, kRemoteRead, nullptr);
+  ASSERT_TRUE(other.has_value());
+  const auto frame = write_request(0, region.key, memory);
+  shell.feed(*endpoint, std::span{frame}.first(1000));
+  wire::Hello second = hello(1, 4);
+  second.session.low = 9;
+  SessionEndpoint* bystander = accept(wire::sealed(second));
+  ASSERT_NE(bystander, nullptr);
+  shell.feed(*bystander, request(Verb::kRead, 0, other->key, {}, 64 << 10));
+  expect_it_ends();
+  EXPECT_TRUE(bystander->is_up());
+}
+
+// --- Reconnecting ---
+
+// Nine seconds with a peer whose links come up and break at once.
+TEST_F(SessionEngineTest, ALinkThatBreaksAtOnceIsTriedLessOften) {
+  auto connected = shell.connect("peer", events);
+  ASSERT_TRUE(connected.has_value());
+  auto& endpoint = dynamic_cast<SessionEndpoint&>(**connected);
+  int attempts = 0;
+  const Time end = shell.clock + seconds(9);
+  while (shell.clock < end) {
+    ASSERT_TRUE(shell.poll().has_value());
+    if (endpoint.phase() == SessionEndpoint::Phase::kAttempt) {
+      ++attempts;
+      shell.answer(endpoint);
+      ASSERT_TRUE(shell.poll().has_value());
+      shell.link_ended(endpoint, {ECONNRESET, "It was cut."});
+    }
+    shell.clock += milliseconds(1);
+  }
+  EXPECT_LE(attempts, 20);
+  EXPECT_GE(attempts, 5);
+}
+
+// After an answer, or when it had lasted, the next attempt is made at once.
+TEST_F(SessionEngineTest, ALinkThatWasOfUseIsReplacedAtOnce) {
+  auto connected = shell.connect("peer", events);
+  ASSERT_TRUE(connected.has_value());
+  auto& endpoint = dynamic_cast<SessionEndpoint&>(**connected);
+  for (std::uint64_t seq = 0; seq < 20; ++seq) {
+    ASSERT_TRUE(shell.poll().has_value());
+    ASSERT_EQ(endpoint.phase(), SessionEndpoint::Phase::kAttempt) << seq;
+    shell.answer(endpoint);
+    if (seq % 2 == 0) {
+      ASSERT_TRUE(endpoint.post({.verb = Verb::kNone, .token = seq}).has_value());
+      ASSERT_TRUE(shell.poll().has_value());
+      wire::ResponseHeader answer;
+      answer.seq = seq / 2;
+      answer = wire::sealed(answer);
+      shell.feed(endpoint, wire::bytes_of(answer));
+    } else {
+      shell.clock += seconds(1);
+    }
+    shell.link_ended(endpoint, {ECONNRESET, "It was cut."});
+  }
 }
 
 }  // namespace

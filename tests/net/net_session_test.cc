@@ -2,6 +2,7 @@
 // is not honest, may do to them.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -34,7 +35,8 @@ constexpr wire::SessionId kId{.high = 1, .low = 2};
 
 // One node's end of a stream, and the bytes that are on the way to it.
 struct Side {
-  Side(std::uint64_t seed, const Limits& limits) : regions(seed), session(kId, regions, limits) {}
+  Side(std::uint64_t seed, const Limits& limits)
+      : regions(seeded_random(seed)), session(kId, regions, limits) {}
   void connect() { connection.emplace(session, regions, sink); }
   [[nodiscard]] std::vector<Completion> completions() {
     std::vector<Completion> taken;
@@ -274,6 +276,59 @@ TEST_F(Requests, SaysThatTheOutcomeIsUnknownWhenTheLimitShrank) {
   const auto done = completions();
   ASSERT_EQ(done.size(), 1U);
   EXPECT_EQ(done[0].error, ECONNRESET) << "it may have been taken";
+}
+
+TEST_F(Requests, AnAnswerThatNobodyTookYetIsNoTimeout) {
+  up();
+  post(Verb::kSend, seconds(1), 1);
+  ASSERT_TRUE(requester.next().has_value());
+  requester.unpin(0);
+  answer(0, Verb::kSend);
+  EXPECT_TRUE(requester.has_completions());
+  EXPECT_TRUE(requester.expire(seconds(2)));
+  const auto done = completions();
+  ASSERT_EQ(done.size(), 1U);
+  EXPECT_EQ(done[0].error, 0);
+  EXPECT_FALSE(requester.has_completions());
+}
+
+// Operations of several segments come and go, and each keeps its own.
+TEST_F(Requests, KeepsTheSegmentsOfEach) {
+  up();
+  const auto segments_for = [&](std::uint64_t seq) {
+    std::vector<iovec> segments;
+    for (std::uint64_t i = 0; i < seq % (kMaxSegments + 1); ++i)
+      segments.push_back({.iov_base = bytes.data() + seq, .iov_len = i + 1});
+    return segments;
+  };
+  std::uint64_t posted = 0;
+  for (std::uint64_t round = 0; round < 50; ++round) {
+    for (int i = 0; i < 7; ++i, ++posted) {
+      const auto segments = segments_for(posted);
+      const Time deadline = posted % 5 == 0 ? seconds(1) : kNever;
+      ASSERT_TRUE(
+          requester.post({.verb = Verb::kRead, .deadline = deadline, .local = segments}, 0));
+    }
+    EXPECT_TRUE(requester.expire(seconds(2)));
+    for (std::uint64_t seq = posted - 7; seq < posted; ++seq) {
+      const auto kept = requester.segments(seq);
+      const auto wanted = seq % 5 == 0 ? std::vector<iovec>{} : segments_for(seq);
+      EXPECT_TRUE(std::ranges::equal(kept, wanted, [](const iovec& a, const iovec& b) {
+        return a.iov_base == b.iov_base && a.iov_len == b.iov_len;
+      })) << seq;
+    }
+    while (requester.next().has_value()) continue;
+    for (std::uint64_t seq = posted - 7; seq < posted; ++seq) {
+      wire::ResponseHeader header;
+      header.seq = seq;
+      header.verb = static_cast<std::uint8_t>(seq % 5 == 0 ? Verb::kNone : Verb::kRead);
+      header.error = EIO;
+      header.value = seq;
+      ASSERT_TRUE(requester.begin_response(header).has_value());
+      requester.end_response(header);
+    }
+    ASSERT_EQ(completions().size(), 7U);
+  }
 }
 
 TEST_F(Requests, RefusesWhatNoPeerWouldTake) {

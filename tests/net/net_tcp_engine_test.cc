@@ -4,7 +4,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
+#include <bitset>
 #include <fstream>
 #include <thread>
 
@@ -113,7 +116,74 @@ TEST(TcpSecurity, OnlyTlsSaysThatItEncrypts) {
     Endpoint* endpoint = world.client().connect(world.address(), asked).value_or(nullptr);
     ASSERT_TRUE(world.run_until([&] { return asked.ups == 1; }, kPatience));
     EXPECT_EQ((endpoint->capabilities() & kEncrypted) != 0, is_tls);
+    EXPECT_EQ(endpoint->capabilities() & (kOneSidedReads | kNativeFlush | kDirectWrite), 0U);
   }
+}
+
+// --- Options ---
+
+TEST(TcpOptions, WhatCannotWorkIsRefused) {
+  const auto refuses = [](const EngineOptions& options) {
+    const auto made = make_tcp_engine({.engine = options});
+    EXPECT_TRUE(made.has_value() || !made.error().message.empty());
+    return !made.has_value() && made.error().code == EINVAL;
+  };
+  EXPECT_FALSE(refuses({}));
+  EXPECT_TRUE(refuses({.limits = {.window = 0}})) << "the responder remembers a window";
+  EXPECT_TRUE(refuses({.limits = {.window = UINT32_MAX}}));
+  EXPECT_TRUE(refuses({.limits = {.queued = 0}}));
+  EXPECT_TRUE(refuses({.limits = {.queued = UINT32_MAX}}));
+  EXPECT_TRUE(refuses({.limits = {.message_bytes = 0}}));
+  EXPECT_TRUE(refuses({.limits = {.message_bytes = UINT32_MAX}}));
+  EXPECT_TRUE(refuses({.limits = {.transfer_bytes = 0}}));
+  EXPECT_TRUE(refuses({.limits = {.transfer_bytes = std::uint64_t{1} << 32}}));
+  EXPECT_TRUE(refuses({.limits = {.output_bytes = 0}})) << "nothing would ever be sent";
+  EXPECT_TRUE(refuses({.patience = {.connect = Time{}}}));
+  EXPECT_TRUE(refuses({.patience = {.silence = Time{}}}));
+  EXPECT_TRUE(refuses({.patience = {.reconnect = Time{-1}}}));
+  EXPECT_TRUE(refuses({.patience = {.linger = Time{-1}}}));
+  EXPECT_FALSE(refuses({.patience = {kNever, kNever, kNever, kNever}}));
+  EXPECT_FALSE(refuses({.patience = {.reconnect = Time{}, .linger = Time{}}}));
+  EXPECT_TRUE(refuses({.max_endpoints = 0}));
+  EXPECT_TRUE(refuses({.spin = Time{-1}}));
+}
+
+// --- Keys ---
+
+// The rank of rows of bits.
+template <std::size_t kBits>
+std::size_t rank_of(std::vector<std::bitset<kBits>> rows) {
+  std::size_t rank = 0;
+  for (std::size_t bit = 0; bit < kBits; ++bit) {
+    const auto pivot = std::find_if(rows.begin() + static_cast<std::ptrdiff_t>(rank), rows.end(),
+                                    [&](const auto& row) { return row[bit]; });
+    if (pivot == rows.end()) continue;
+    std::iter_swap(rows.begin() + static_cast<std::ptrdiff_t>(rank), pivot);
+    for (std::size_t i = rank + 1; i < rows.size(); ++i)
+      if (rows[i][bit]) rows[i] ^= rows[rank];
+    ++rank;
+  }
+  return rank;
+}
+
+// A generator that is linear, as the Mersenne Twister is, gives bits that are sums of those of
+// earlier numbers: its recurrence is over the numbers 0, 1, 156 and 312. Random ones are not.
+TEST(TcpKeys, NoneCanBeGuessedFromOthers) {
+  constexpr std::array<std::size_t, 4> kLags = {0, 1, 156, 312};
+  constexpr std::size_t kRandomBits = 48, kBits = kLags.size() * kRandomBits, kRows = 2 * kBits;
+  const auto engine = make_engine(NoSecurity{});
+  std::vector<std::byte> memory(8);
+  std::vector<std::uint64_t> keys;
+  while (keys.size() < kRows + kLags.back()) {
+    const auto region = engine->register_region(memory, kRemoteRead, nullptr);
+    ASSERT_TRUE(region.has_value());
+    keys.push_back(region->key >> (64 - kRandomBits));
+  }
+  std::vector<std::bitset<kBits>> rows(kRows);
+  for (std::size_t i = 0; i < kRows; ++i)
+    for (const std::size_t lag : kLags)
+      rows[i] = rows[i] << kRandomBits | std::bitset<kBits>(keys[i + lag]);
+  EXPECT_EQ(rank_of(std::move(rows)), kBits);
 }
 
 // An engine on a thread of its own.

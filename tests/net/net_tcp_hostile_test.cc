@@ -260,6 +260,64 @@ TEST(TcpHostile, CutWithinAPayloadThatGoesStraightIntoPlace) {
       kPatience));
 }
 
+// --- Transfers that stall ---
+
+wire::RequestHeader long_write(const Port& port) {
+  wire::RequestHeader request;
+  request.verb = static_cast<std::uint8_t>(Verb::kWritePersist);
+  request.length = 512 << 10;
+  request.key = port.region.key;
+  return wire::sealed(request);
+}
+
+TEST(TcpHostile, AClosingRegionDoesNotWaitForWhoStallsInATransfer) {
+  for (const std::size_t part : {1'000, 200'000}) {  // by way of a buffer, and straight into place
+    Port port;
+    RawPeer peer(port.world.address());
+    const std::vector<std::byte> payload(part, std::byte{9});
+    peer.say(joined(joined(bytes_of(hello(1)), bytes_of(long_write(port))), payload));
+    ASSERT_TRUE(port.world.run_until([&] { return port.memory[999] == std::byte{9}; }, kPatience));
+    port.run(milliseconds(5));
+    EXPECT_TRUE(port.world.run_until(
+        [&] { return port.world.server().deregister_region(port.region.key).has_value(); },
+        seconds(5)));
+  }
+}
+
+// Its bytes are in the socket, and the kernel may be about to put them into place.
+TEST(TcpHostile, NoByteOfAnOlderEpochLands) {
+  for (const std::size_t part : {1'000, 200'000}) {
+    Port port;
+    RawPeer peer(port.world.address());
+    const std::vector<std::byte> payload(512 << 10, std::byte{9});
+    peer.say(joined(joined(bytes_of(hello(1)), bytes_of(long_write(port))),
+                    std::span{payload}.first(part)));
+    ASSERT_TRUE(
+        port.world.run_until([&] { return port.memory[part - 1] == std::byte{9}; }, kPatience));
+    port.run(milliseconds(5));
+    peer.say(std::span{payload}.subspan(part, 50'000));
+    port.world.server().set_epoch(1);
+    const std::vector<std::byte> then = port.memory;
+    std::vector<std::byte> heard;
+    std::size_t said = part + 50'000;
+    ASSERT_TRUE(port.world.run_until(
+        [&] {
+          const std::size_t n = std::min<std::size_t>(payload.size() - said, 50'000);
+          if (n > 0) peer.say(std::span{payload}.subspan(said, n));
+          said += n;
+          heard = joined(heard, peer.hear());
+          return heard.size() >= sizeof(wire::Hello) + sizeof(wire::ResponseHeader);
+        },
+        kPatience));
+    EXPECT_EQ(port.memory, then) << part;
+    wire::ResponseHeader answer;
+    std::memcpy(&answer, heard.data() + sizeof(wire::Hello), sizeof(answer));
+    EXPECT_EQ(answer.error, ESTALE);
+    EXPECT_EQ(answer.value, 1U);
+    EXPECT_EQ(port.served.downs, 0) << "it is said, and costs no connection";
+  }
+}
+
 TEST(TcpHostile, WhoAsksAndNeverReadsIsNotServedOnAndHoldsNobodyUp) {
   Port port;
   std::vector<RawPeer> peers = strangers(port, 8);

@@ -15,7 +15,7 @@ namespace {
 constexpr std::array kFlushes{Flush::kNone, Flush::kGlobal, Flush::kPersistent};
 
 TEST(VerbsKey, HoldsWhatTheDeviceNeeds) {
-  RegionTable table(1);
+  RegionTable table(seeded_random(1));
   std::vector<std::byte> memory(64);
   for (const Flush flush : kFlushes) {
     const DeviceKey device{.rkey = 0xDEADBEEF, .page_offset = 0xABC, .flush = flush};
@@ -93,13 +93,26 @@ TEST(VerbsDurability, TakesTheCheapestThatIsSafe) {
                                                   : Durability::kAcknowledge;
           // What counts is where the bytes lie, so my own platform's promise does not.
           for (const std::uint32_t promise : {0U, std::uint32_t{kDirectWrite}})
-            EXPECT_EQ(choose_durability(
-                          kOneSided | promise | (mine ? kNativeFlush : 0U),
-                          kOneSided | (peers ? kNativeFlush : 0U) | (is_direct ? kDirectWrite : 0U),
-                          flush),
+            EXPECT_EQ(choose_durability(kOneSidedReads | promise | (mine ? kNativeFlush : 0U),
+                                        kOneSidedReads | (peers ? kNativeFlush : 0U) |
+                                            (is_direct ? kDirectWrite : 0U),
+                                        flush),
                       expected)
                 << mine << peers << is_direct << static_cast<int>(flush);
         }
+}
+
+// What a connection says of itself is what its link does, with regions that can be flushed.
+TEST(VerbsDurability, IsWhatTheCapabilitiesSay) {
+  for (const std::uint32_t mine : {0U, 0U + kNativeFlush, 0U + kDirectWrite})
+    for (const std::uint32_t peers : {0U, 0U + kNativeFlush, 0U + kDirectWrite}) {
+      const bool asks = choose_durability(kOneSidedReads | mine, kOneSidedReads | peers,
+                                          Flush::kPersistent) == Durability::kAcknowledge;
+      const bool is_said = writes_are_one_sided(kOneSidedReads | (mine & peers));
+      EXPECT_FALSE(is_said && asks) << mine << " " << peers;
+    }
+  EXPECT_FALSE(writes_are_one_sided(kOneSidedReads)) << "the peer's processor makes them durable";
+  EXPECT_FALSE(writes_are_one_sided(kDirectWrite));
 }
 
 // Two sides that send whatever they may, in any order: no buffer is missing, and nobody waits for

@@ -41,6 +41,9 @@ class Client final : public Handler {
   void on_up(Endpoint& /*endpoint*/) override { ++connections; }
   void on_closed(Endpoint& /*endpoint*/, const Error& /*why*/) override { endpoint_ = nullptr; }
   void check_end(const Slot& slot);
+  // The epoch has changed: what this client posted before may change its slot no more.
+  void fence(const Slot& slot);
+  void check_fence(const Slot& slot);
   [[nodiscard]] bool is_idle() const { return pending_.empty(); }
 
   std::uint64_t completed = 0, failed = 0, connections = 0;
@@ -66,6 +69,11 @@ class Client final : public Handler {
   std::uint64_t next_message_ = 1;
   std::optional<std::uint64_t> counter_ = 0;  // unknown after a failure
   bool is_counting_ = false;
+  // Of check_fence(): the slot as it was then, the first write of the epoch, and whether the swap
+  // that is under way is an older one.
+  Slot fenced_;
+  std::uint64_t first_in_epoch_ = 0;
+  bool is_swap_fenced_ = false;
 };
 
 class Server final : public Handler {
@@ -91,6 +99,8 @@ class Run {
 
   void start_server();
   void disturb();
+  void change_epoch();
+  void check_fences();
 
   const ScheduleOptions options;
   ScheduleReport report;
@@ -171,16 +181,27 @@ void Run::disturb() {
         start_server();
       }
       break;
-    case 7: {
-      const Epoch epoch = server->epoch() + 1;
-      server->set_epoch(epoch);
-      for (auto& client : engines) client->set_epoch(epoch);
+    case 7:
+      change_epoch();
       break;
-    }
     default:
       network.mend();
       network.pause("server", false);
   }
+}
+
+void Run::change_epoch() {
+  check_fences();
+  ++engine.epoch;  // also of the server's next life
+  server->set_epoch(engine.epoch);
+  for (std::size_t i = 0; i < clients.size(); ++i) {
+    engines.at(i)->set_epoch(engine.epoch);
+    clients.at(i)->fence(slots.at(i));
+  }
+}
+
+void Run::check_fences() {
+  for (std::size_t i = 0; i < clients.size(); ++i) clients.at(i)->check_fence(slots.at(i));
 }
 
 ScheduleReport Run::go() {
@@ -189,12 +210,14 @@ ScheduleReport Run::go() {
       for (std::uint64_t n = below(4); n > 0; --n) client->act();
     disturb();
     for (std::uint64_t n = below(60); n > 0; --n) network.run_one(network.now() + milliseconds(30));
+    check_fences();
   }
   network.mend();
   network.pause("server", false);
   const auto is_idle = [&] { return clients[0]->is_idle() && clients[1]->is_idle(); };
   if (!network.run_until(is_idle, kLongest)) violates("an operation has not completed");
   static_cast<void>(network.run_until([] { return false; }, seconds(3)));
+  check_fences();
   for (std::size_t i = 0; i < clients.size(); ++i) {
     clients.at(i)->check_end(slots.at(i));
     report.completed += clients.at(i)->completed;
@@ -280,7 +303,7 @@ void Client::on_completion(Endpoint& /*endpoint*/, const Completion& completion)
   if (found == pending_.end()) return run_.violates("a completion came twice, or for nothing");
   const Posted posted = std::move(*found);
   pending_.erase(found);
-  if (posted.verb == Verb::kCas8) is_counting_ = false;
+  if (posted.verb == Verb::kCas8) is_counting_ = is_swap_fenced_ = false;
   if (completion.error == 0) {
     ++completed;
     if (completion.token < last_success_) run_.violates("completions are out of order");
@@ -327,6 +350,20 @@ void Client::check_read(const Posted& posted) {
   if (words.front() < posted.at_least || words.front() >= next_write_)
     run_.violates("a read gave " + std::to_string(words.front()) + ", and " +
                   std::to_string(posted.at_least) + " was written before");
+}
+
+void Client::fence(const Slot& slot) {
+  fenced_ = slot;
+  first_in_epoch_ = next_write_;
+  is_swap_fenced_ = is_counting_;
+}
+
+void Client::check_fence(const Slot& slot) {
+  for (std::size_t i = 0; i < slot.written.size(); ++i)
+    if (slot.written.at(i) < first_in_epoch_ && slot.written.at(i) != fenced_.written.at(i))
+      run_.violates("a write of an older epoch still came: " + std::to_string(slot.written.at(i)));
+  if (is_swap_fenced_ && slot.counter != fenced_.counter)
+    run_.violates("a swap of an older epoch was still done");
 }
 
 void Client::check_end(const Slot& slot) {

@@ -59,7 +59,7 @@ void handshake(std::span<const std::uint8_t> bytes) {
 void connection(std::span<const std::uint8_t> bytes) {
   std::vector<std::byte> memory(kRegionBytes + 2 * kBorderBytes, std::byte{1});
   const std::span region = std::span{memory}.subspan(kBorderBytes, kRegionBytes);
-  RegionTable regions(1);
+  RegionTable regions(seeded_random(1));
   check(regions.add(region, kRemoteRead | kRemoteWrite | kRemoteCas, nullptr).has_value());
   Sink sink;
   Session session({1, 1}, regions, {.window = 8, .message_bytes = 512, .transfer_bytes = 8192});
