@@ -89,8 +89,9 @@ static void make_memory(struct side* side) {
   side->bytes = aligned_alloc(4096, kBytes);
   if (!side->bytes) die("aligned_alloc");
   memset(side->bytes, 0, kBytes);
-  side->memory = ibv_reg_mr(side->id->pd, side->bytes, kBytes,
-                            IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE);
+  side->memory =
+      ibv_reg_mr(side->id->pd, side->bytes, kBytes,
+                 IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE);
   if (!side->memory) die("ibv_reg_mr");
   for (int i = 0; i < kReceives; ++i) post_receive(side);
 }
@@ -154,8 +155,8 @@ static void serve(const char* host, int client) {
 static struct ibv_send_wr transfer(struct ibv_sge* piece, const struct side* side,
                                    const struct invitation* to, enum ibv_wr_opcode opcode,
                                    uint32_t size) {
-  *piece = (struct ibv_sge){
-      .addr = (uintptr_t)side->bytes, .length = size, .lkey = side->memory->lkey};
+  *piece =
+      (struct ibv_sge){.addr = (uintptr_t)side->bytes, .length = size, .lkey = side->memory->lkey};
   struct ibv_send_wr request = {.opcode = opcode, .sg_list = piece, .num_sge = 1};
   if (opcode == IBV_WR_RDMA_WRITE && size <= kInline) request.send_flags = IBV_SEND_INLINE;
   request.wr.rdma.remote_addr = to->address;
