@@ -185,6 +185,7 @@ int run(bool is_direct, const std::string& host, std::size_t iterations, const S
   if (pipe(ends.data()) != 0) return 1;
   VerbsOptions options;
   options.direct_write_is_durable = is_direct;
+  options.native_flush = false;  // the ways that are compared do without
   // Both are children: what one process opened of a device is not for another.
   const pid_t server = fork();
   options.engine.spin = spin.server.value_or(is_direct ? Time{} : spin.client);
