@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -16,28 +15,11 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "bare.h"
+
 enum { kWarmUpMilliseconds = 50, kMostSamples = 8 << 20 };
-
-static void die(const char* what) {
-  perror(what);
-  exit(1);
-}
-
-static void pin(int core) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(core, &set);
-  if (sched_setaffinity(0, sizeof(set), &set) != 0) die("sched_setaffinity");
-}
-
-static uint64_t now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
-}
 
 /* False: the peer has closed. */
 static int take(int fd, char* to, size_t size, int flags) {
@@ -143,7 +125,7 @@ int main(int argc, char** argv) {
   if (server < 0) die("fork");
   if (server == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    pin(0);
+    if (!pin(0)) die("sched_setaffinity");
     const int fd = accept(listener, NULL, NULL);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     if (is_pingpong) {
@@ -153,7 +135,7 @@ int main(int argc, char** argv) {
     }
     return 0;
   }
-  pin(1);
+  if (!pin(1)) die("sched_setaffinity");
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (connect(fd, (struct sockaddr*)&address, size) != 0) die("connect");
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));

@@ -10,7 +10,6 @@
 #include <arpa/inet.h>
 #include <rdma/rdma_cma.h>
 #include <rdma/rdma_verbs.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -19,8 +18,9 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "bare.h"
 
 enum { kBytes = 1 << 20, kMessage = 48, kInline = 256, kDepth = 64, kReceives = 16, kWarmUp = 50 };
 
@@ -41,25 +41,6 @@ struct side {
   struct ibv_mr* memory;
   char* bytes;
 };
-
-static void die(const char* what) {
-  perror(what);
-  exit(1);
-}
-
-/* To a core of its own, where there are two. */
-static void pin(int core) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(core, &set);
-  sched_setaffinity(0, sizeof(set), &set);
-}
-
-static uint64_t now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
-}
 
 static struct ibv_qp_init_attr attributes(void) {
   struct ibv_qp_init_attr wanted = {.qp_type = IBV_QPT_RC, .sq_sig_all = 0};
@@ -222,7 +203,7 @@ int main(int argc, char** argv) {
     serve(host, ends[1]);
   }
   close(ends[1]);
-  pin(1);
+  pin(1); /* where there are two */
   struct invitation invitation;
   if (read(ends[0], &invitation, sizeof(invitation)) != sizeof(invitation)) return 1;
   char port[8];
