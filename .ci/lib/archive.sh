@@ -27,3 +27,13 @@ open_archive() {
   archive_stanza "$2" "${3:-deb-src}" >"$dir/archive.sources" || return
   private_apt "$dir" apt-get update -o APT::Update::Error-Mode=any
 }
+
+# fetch_source DIR SUITE APT-ARGS...: what `apt-get source` gives of SUITE, into DIR/src.
+fetch_source() {
+  local dir=$1 suite=$2
+  shift 2
+  rm -rf "${dir:?}/src"
+  mkdir -p "$dir/src"
+  open_archive "$dir" "$suite" || return
+  (cd "$dir/src" && private_apt "$dir" apt-get source --download-only "$@")
+}

@@ -35,10 +35,7 @@ check the network, or install that version by hand and set PKG_CONFIG_PATH. What
 fetch_libfuse() {
   local work=$1 suite
   for suite in "${LIBFUSE_SUITES[@]}"; do
-    rm -rf "${work:?}/src"
-    mkdir -p "$work/src"
-    open_archive "$work" "$suite" || continue
-    (cd "$work/src" && private_apt "$work" apt-get source --download-only fuse3) || continue
+    fetch_source "$work" "$suite" fuse3 || continue
     if new_enough "$work"/src/*.dsc; then return 0; fi
   done
   return 1

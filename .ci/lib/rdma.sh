@@ -36,11 +36,7 @@ build_private_rdma() {
 fetch_rdma() {
   local work=$1 suite
   for suite in "${RDMA_SUITES[@]}"; do
-    rm -rf "${work:?}/src"
-    mkdir -p "$work/src"
-    open_archive "$work" "$suite" || continue
-    (cd "$work/src" && private_apt "$work" apt-get source --download-only --tar-only rdma-core) &&
-      return
+    if fetch_source "$work" "$suite" --tar-only rdma-core; then return 0; fi
   done
   return 1
 }
