@@ -80,33 +80,38 @@ int storm(Namespace& ns, const std::vector<InodeId>& dirs, std::uint32_t thread)
   return succeeded;
 }
 
-class NamespaceConcurrency : public ::testing::TestWithParam<NodeId> {};
+class NamespaceConcurrency : public ::testing::TestWithParam<NodeId> {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(Namespace::format(store_, 0755));
+    for (NodeId node = 0; node < GetParam(); ++node) {
+      auto opened = Namespace::open(store_, node);
+      ASSERT_TRUE(opened);
+      nodes_.push_back(*std::move(opened));
+    }
+  }
+
+  MemoryStore store_;
+  std::vector<std::unique_ptr<Namespace>> nodes_;
+};
 INSTANTIATE_TEST_SUITE_P(Nodes, NamespaceConcurrency, ::testing::Values(1, 3));
 
 // Directories that are moved into each other, by nodes that do not see each other's moves: all of
 // them stay below the root, and each says where it lies.
 TEST_P(NamespaceConcurrency, MovesOfDirectoriesMakeNoLoops) {
   constexpr std::uint64_t kMoved = 8;
-  MemoryStore store;
-  ASSERT_TRUE(Namespace::format(store, 0755));
-  std::vector<std::unique_ptr<Namespace>> nodes;
-  for (NodeId node = 0; node < GetParam(); ++node) {
-    auto opened = Namespace::open(store, node);
-    ASSERT_TRUE(opened);
-    nodes.push_back(*std::move(opened));
-  }
   std::vector<InodeId> dirs;
   for (std::uint64_t i = 0; i < kMoved; ++i) {
-    dirs.push_back(*nodes[0]->allocate_id());
+    dirs.push_back(*nodes_[0]->allocate_id());
     ASSERT_TRUE(
-        nodes[0]->create(kRootId, "d" + std::to_string(i), dirs[i], {.mode = S_IFDIR | 0755}, {}));
+        nodes_[0]->create(kRootId, "d" + std::to_string(i), dirs[i], {.mode = S_IFDIR | 0755}, {}));
   }
   std::atomic<int> moved{0}, refused{0};
   std::vector<std::thread> threads;
   for (std::uint32_t t = 0; t < kThreads; ++t)
     threads.emplace_back([&, t] {
       std::mt19937_64 random(t);
-      Namespace& ns = *nodes[t % nodes.size()];
+      Namespace& ns = *nodes_[t % nodes_.size()];
       for (int i = 0; i < kOperations; ++i) {
         const std::uint64_t which = random() % kMoved;
         const auto inode = ns.get(dirs[which]);
@@ -122,20 +127,12 @@ TEST_P(NamespaceConcurrency, MovesOfDirectoriesMakeNoLoops) {
   EXPECT_GT(moved.load(), 0);
   EXPECT_GT(refused.load(), 0);
   std::map<InodeId, Seen> seen;
-  walk(*nodes[0], kRootId, seen, 0);
+  walk(*nodes_[0], kRootId, seen, 0);
   for (const InodeId dir : dirs) EXPECT_EQ(seen[dir].names, 1U) << dir << " cannot be reached";
 }
 
 TEST_P(NamespaceConcurrency, CountsHoldAfterAStorm) {
-  MemoryStore store;
-  ASSERT_TRUE(Namespace::format(store, 0755));
-  std::vector<std::unique_ptr<Namespace>> nodes;
-  for (NodeId node = 0; node < GetParam(); ++node) {
-    auto opened = Namespace::open(store, node);
-    ASSERT_TRUE(opened);
-    nodes.push_back(*std::move(opened));
-  }
-  Namespace& ns = *nodes.front();
+  Namespace& ns = *nodes_.front();
   std::vector<InodeId> dirs{kRootId};
   for (int i = 1; i < kDirs; ++i) {
     const InodeId id = *ns.allocate_id();
@@ -146,7 +143,7 @@ TEST_P(NamespaceConcurrency, CountsHoldAfterAStorm) {
   std::atomic<int> succeeded{0};
   std::vector<std::thread> threads;
   for (std::uint32_t t = 0; t < kThreads; ++t)
-    threads.emplace_back([&, t] { succeeded += storm(*nodes[t % nodes.size()], dirs, t); });
+    threads.emplace_back([&, t] { succeeded += storm(*nodes_[t % nodes_.size()], dirs, t); });
   for (auto& t : threads) t.join();
   EXPECT_GT(succeeded.load(), kThreads * kOperations / 10);
 
@@ -157,7 +154,7 @@ TEST_P(NamespaceConcurrency, CountsHoldAfterAStorm) {
     ASSERT_TRUE(inode);
     EXPECT_EQ(inode->nlink, inode->is_dir() ? 2 + s.subdirs : s.names) << "inode " << id;
   }
-  for (const auto& node : nodes) {
+  for (const auto& node : nodes_) {
     const auto orphans = node->orphans();
     ASSERT_TRUE(orphans);
     for (const InodeId id : *orphans) {
