@@ -7,20 +7,11 @@
 
 #include "fs/namespace/layout.h"
 #include "fs/namespace/namespace.h"
+#include "fs/namespace/retries.h"
 
 namespace btd {
 
 namespace {
-
-// Repeats a change whose requirements another node's commit broke meanwhile.
-template <class Change>
-auto with_retries(const Change& change) -> decltype(change()) {
-  for (int i = 1; i < Namespace::kRetries; ++i) {
-    auto result = change();
-    if (result || result.error().code != EAGAIN) return result;
-  }
-  return change();
-}
 
 template <class Loaded>
 void put_inode(Batch& batch, const Loaded& loaded) {

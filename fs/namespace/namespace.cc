@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "fs/namespace/layout.h"
+#include "fs/namespace/retries.h"
 
 namespace btd {
 
@@ -197,11 +198,7 @@ Result<bool> Namespace::is_empty(InodeId dir) const {
 
 Result<InodeId> Namespace::allocate_id() {
   const std::lock_guard lock(ids_mutex_);
-  for (int i = 1; next_id_ == id_limit_; ++i) {
-    Status reserved = reserve_ids();
-    if (!reserved && (reserved.error().code != EAGAIN || i == kRetries))
-      return std::unexpected(std::move(reserved).error());
-  }
+  if (next_id_ == id_limit_) BTD_TRY(with_retries([this] { return reserve_ids(); }));
   unsettled_.insert(next_id_);
   return next_id_++;
 }

@@ -131,7 +131,6 @@ class Namespace {
                          const std::function<Status(InodeId)>& remove);
 
   static constexpr std::uint64_t kIdBlock = 4096;
-  static constexpr int kRetries = 64;  // of a change that meets another node's
   static constexpr std::size_t kNameMax = 255;
   static constexpr std::uint32_t kLinkMax = 1U << 30;
 
