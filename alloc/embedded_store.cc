@@ -51,10 +51,16 @@ Status EmbeddedStore::applyLocked(const Batch& batch) {
   effective_changes(batch, changes_);
   const bool erases =
       std::any_of(changes_.begin(), changes_.end(), [](const auto* c) { return !c->value; });
+  previous_.clear();
+  const bool is_watched = hub_.is_watched();
   Tx tx = heap_.begin();
   OrderedMap::Change change(map_, tx, erases);
   std::size_t kept = 0;
   for (const Batch::Change* c : changes_) {
+    std::optional<std::string> before;
+    if (is_watched) {
+      BTD_ASSIGN(before, map_.find(c->key));
+    }
     if (c->value) {
       BTD_TRY(change.put(c->key, *c->value));
     } else {
@@ -62,6 +68,7 @@ Status EmbeddedStore::applyLocked(const Batch& batch) {
       if (!erased) continue;
     }
     changes_[kept++] = c;
+    if (is_watched) previous_.push_back(std::move(before));
   }
   changes_.resize(kept);
   if (kept == 0) return {};
@@ -78,7 +85,7 @@ Status EmbeddedStore::commit(const Batch& batch) {
     BTD_TRY(requirementsHoldLocked(batch));
     BTD_TRY(applyLocked(batch));
     ++commits_;
-    ticket = hub_.enqueue(changes_);
+    ticket = hub_.enqueue(changes_, previous_);
   }
   hub_.deliver(ticket);
   return {};

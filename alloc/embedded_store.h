@@ -50,7 +50,9 @@ class EmbeddedStore final : public MetaStore {
   mutable std::mutex writer_;
   mutable WriterFirstLock readers_;
   OrderedMap map_;
-  std::vector<const Batch::Change*> changes_;  // scratch of the writer
+  // Scratch of the writer: what it changes, and what was there before if anybody watches.
+  std::vector<const Batch::Change*> changes_;
+  std::vector<std::optional<std::string>> previous_;
   std::uint64_t commits_ = 0;
   const Persist::Counters at_open_;
   WatchHub hub_;

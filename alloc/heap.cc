@@ -194,6 +194,7 @@ Result<std::uint32_t> Heap::check_arenas(HeapState& last) const {
   }
   const auto count = static_cast<std::uint32_t>(*arenas);
   for (std::uint32_t i = 1; i < count; ++i) {
+    BTD_TRY(source_.reach(i));
     BTD_TRY(check_present(source_, i, sizeof(ArenaHeader)));
     BTD_TRY(check_identity(source_, header(i)->identity, i));
     const std::array<std::uint8_t, 16> mine = header(i)->identity.heap_uuid;
@@ -230,6 +231,11 @@ Status Heap::open_journal() {
   BTD_ASSIGN(journal_,
              Journal::open(persist_, base_, header()->identity.journal_offset, shared(), locks_));
   journal_->on_foreign([this](const Segment& segment) { table_.flag(segment); });
+  if (source_.by_pages_of_nodes()) {
+    journal_->set_reach([this](Offset at) {
+      return source_.reach(static_cast<std::uint32_t>(at / source_.arena_bytes()));
+    });
+  }
   return {};
 }
 
@@ -238,8 +244,11 @@ Status Heap::open_alone(std::uint32_t arenas, HeapState last, Own own) {
   BTD_TRY(open_journal());
   BTD_ASSIGN(recovery_, journal_->recover(arenas * source_.arena_bytes()));
   // An unclean one is marked whole.
-  const std::uint32_t first = last.clean && own == Own::kFew ? 1 : arenas;
-  for (std::uint32_t i = 0; i < first; ++i) {
+  const bool few = last.clean && own == Own::kFew;
+  std::uint32_t first = 0;
+  while (few && first < arenas && !source_.near(first)) ++first;
+  const std::uint32_t end = few ? std::min(first + 1, arenas) : arenas;
+  for (std::uint32_t i = first; i < end; ++i) {
     if (!source_.users().own(i)) return fail(EBUSY, "An arena of the heap is in use elsewhere.");
     BTD_TRY(attach(i, last.clean));
   }
@@ -248,6 +257,8 @@ Status Heap::open_alone(std::uint32_t arenas, HeapState last, Own own) {
   shared().durable = durable();
   shared().recovering = recoverable_->needs_recovery() ? 1 : 0;
   BTD_TRY(mark_state(false));
+  // None is near: who comes first adds one, or takes what there is.
+  if (table_.own_arenas().empty()) BTD_TRY(settle());
   return finish_copy();
 }
 
@@ -293,6 +304,14 @@ Status Heap::checkpoint_and(const std::function<Status()>& at_home) {
   };
   BTD_TRY(journal_->checkpoint(ripe, all_home));
   return return_slots(ripe);
+}
+
+Status Heap::reach(Offset off, std::size_t len) const {
+  const Offset last = off + std::max<std::size_t>(len, 1) - 1;
+  for (std::uint64_t i = off / source_.arena_bytes(); i <= last / source_.arena_bytes(); ++i) {
+    BTD_TRY(source_.reach(static_cast<std::uint32_t>(i)));
+  }
+  return {};
 }
 
 Offset Heap::root(unsigned slot) const {

@@ -128,8 +128,11 @@ class Heap {
   // Whether [off, off + len) lies in the heap's arenas, so that at() may be read there.
   [[nodiscard]] bool contains(Offset off, std::size_t len) const {
     const std::uint64_t bytes = std::uint64_t{table_.arenas()} * source_.arena_bytes();
-    return len <= bytes && off <= bytes - len;
+    return len <= bytes && off <= bytes - len && (source_.all_reached() || reach(off, len));
   }
+  // Has the memory of [off, off + len) there, whichever user added it. Errors: why it is not.
+  Status reach(Offset off, std::size_t len) const;
+  Status reach_all() const { return reach(0, arenas() * source_.arena_bytes()); }
   [[nodiscard]] Offset root(unsigned slot) const;
   [[nodiscard]] Tx begin();
   // Bytes of the block that starts at `block`; EINVAL if there is none.
@@ -259,11 +262,14 @@ class Heap {
   Status open_journal();
   Status open_alone(std::uint32_t arenas, HeapState last, Own own);
   Status join(HeapState last);
-  Status make_arena(std::uint32_t index);
+  Status make_arena(std::uint32_t index, bool is_full);
   Status format_arena(std::uint32_t index);
-  Status take_arena();
-  Result<bool> take_orphan();
-  Result<bool> adopt_orphan();
+  Status take_arena(bool is_full);
+  // Whose arenas: those as near as a new one would be, or all.
+  enum class Where : std::uint8_t { kNear, kAnywhere };
+  Result<bool> take_orphan(Where where);
+  Result<bool> adopt_orphan(Where where);
+  Status settle();
   Status adopt_all();
   Status bury_the_dead();
   // False: it could not be done now.
@@ -305,6 +311,7 @@ class Heap {
   Result<Slot> reserve_large(std::uint64_t span);
   Status grow(Bin& bin, std::uint8_t size_class);
   Status make_room(std::uint64_t span);
+  Status spill(const Error& full);
   void cancel(const Slot& slot);
   void log_large_header(Record& record, const Segment& segment) const;
   Result<Slot> begin_free(Offset block);

@@ -117,11 +117,12 @@ Status Heap::make_room(std::uint64_t span) {
   }
   BTD_TRY(trim());
   if (table_.own_arenas().size() < table_.arenas()) {
-    BTD_ASSIGN(const bool took, take_orphan());
+    BTD_ASSIGN(const bool took, take_orphan(Where::kNear));
     if (took) return {};
   }
-  BTD_ASSIGN(const bool grown, table_.grow(span));
-  if (grown) return {};
+  const Result<bool> grown = table_.grow(span);
+  if (grown && *grown) return {};
+  if (!grown) return spill(grown.error());
   const std::uint64_t most =
       SegmentTable::plan(source_.arena_bytes(), sizeof(ArenaHeader)).segment_count;
   if (span > most) {
@@ -129,7 +130,18 @@ Status Heap::make_room(std::uint64_t span) {
                             " bytes does not fit an arena of " +
                             std::to_string(source_.arena_bytes()) + " bytes.");
   }
-  return take_arena();
+  Status taken = take_arena(false);
+  return taken ? taken : spill(taken.error());
+}
+
+// It is full here: an arena that is nobody's and not near may have room, or a new one elsewhere.
+Status Heap::spill(const Error& full) {
+  if (full.code != ENOSPC) return std::unexpected(full);
+  if (table_.own_arenas().size() < table_.arenas()) {
+    BTD_ASSIGN(const bool took, take_orphan(Where::kAnywhere));
+    if (took) return {};
+  }
+  return take_arena(true) ? Status{} : std::unexpected(full);
 }
 
 // Gives back what reserve() took, of an aborted transaction. Nothing of it reached NVRAM.

@@ -50,27 +50,33 @@ Status Heap::join(HeapState last) {
     if ((shared().users.load() & mine) != 0) finish_for(self);
   }
   if ((shared().users.shared().fetch_or(mine) & mine) != 0) shared().leaks = 1;
-  const auto settle = [&]() -> Status {
-    BTD_TRY(bury_the_dead());
-    BTD_ASSIGN(const bool found, adopt_orphan());
-    return found ? Status{} : make_arena(table_.arenas());
-  };
-  Status settled = settle();
+  Status settled = bury_the_dead();
+  if (settled) settled = settle();
   if (!settled) shared().users.shared().fetch_and(~mine);
   return settled;
 }
 
+// A first arena: one that is near and nobody's, or a new one, or any. Under the door.
+Status Heap::settle() {
+  BTD_ASSIGN(bool found, adopt_orphan(Where::kNear));
+  if (found) return {};
+  Status made = make_arena(table_.arenas(), false);
+  if (made || made.error().code != ENOSPC) return made;
+  BTD_ASSIGN(found, adopt_orphan(Where::kAnywhere));
+  return found ? Status{} : make_arena(table_.arenas(), true);
+}
+
 // An arena that no user has, if there is one. The caller holds no lock but that of making room.
-Result<bool> Heap::take_orphan() {
+Result<bool> Heap::take_orphan(Where where) {
   BTD_ASSIGN(const Door door, Door::enter(source_.users()));
   BTD_TRY(bury_the_dead());
-  return adopt_orphan();
+  return adopt_orphan(where);
 }
 
 // A new arena for this user. The same.
-Status Heap::take_arena() {
+Status Heap::take_arena(bool is_full) {
   BTD_ASSIGN(const Door door, Door::enter(source_.users()));
-  return make_arena(table_.arenas());
+  return make_arena(table_.arenas(), is_full);
 }
 
 // Under the door.
@@ -88,10 +94,11 @@ Status Heap::format_arena(std::uint32_t index) {
   return attach(index, true);
 }
 
-Status Heap::make_arena(std::uint32_t index) {
+Status Heap::make_arena(std::uint32_t index, bool is_full) {
   if (index == SegmentTable::kMaxArenas)
     return fail(ENOSPC, "The heap has all arenas it may have.");
   if (source_.count() == index) BTD_TRY(source_.extend());
+  BTD_TRY(source_.provide(index, is_full));
   if (!source_.users().own(index)) return fail(EBUSY, "A new arena of the heap is in use.");
   Status made = format_arena(index);
   if (!made) source_.users().disown(index);
@@ -99,9 +106,11 @@ Status Heap::make_arena(std::uint32_t index) {
 }
 
 // Takes an arena that no user has, if there is one. Under the door, after bury_the_dead().
-Result<bool> Heap::adopt_orphan() {
+Result<bool> Heap::adopt_orphan(Where where) {
   for (std::uint32_t i = 0; i < table_.arenas(); ++i) {
-    if (table_.owns(i) || !source_.users().own(i)) continue;
+    if (table_.owns(i) || (where == Where::kNear && !source_.near(i))) continue;
+    BTD_TRY(source_.reach(i));
+    if (!source_.users().own(i)) continue;
     BTD_TRY(check_present(source_, i, sizeof(ArenaHeader)));
     BTD_TRY(check_identity(source_, header(i)->identity, i));
     // While nothing is under way and all is home, the bits of T and P say what may be used.
@@ -115,7 +124,7 @@ Result<bool> Heap::adopt_orphan() {
 
 Status Heap::adopt_all() {
   for (bool more = true; more;) {
-    BTD_ASSIGN(more, adopt_orphan());
+    BTD_ASSIGN(more, adopt_orphan(Where::kAnywhere));
   }
   return {};
 }
@@ -144,7 +153,7 @@ Status Heap::bury_the_dead() {
 // From any waiter's side too: what it waits for may be that of a dead user.
 bool Heap::bury(unsigned user) {
   const auto one = SharedHold::take(shared().burial, burial_context_, "a dead user's work");
-  if (!one || source_.users().alive(user)) return false;
+  if (!one || source_.users().alive(user) || !journal_->can_bury(user)) return false;
   finish_for(user);
   return true;
 }
@@ -235,6 +244,7 @@ Status Heap::close() {
   // What others freed in an arena that nobody has is on the medium only when somebody wrote it
   // there.
   for (std::uint32_t i = 0; i < table_.arenas(); ++i) {
+    BTD_TRY(source_.reach(i));
     if (!table_.owns(i) && header(i)->shared.summary.load() != 0) BTD_TRY(adopt_all());
   }
   BTD_TRY(write_what_is_known());

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -237,7 +239,38 @@ void Journal::apply(const std::byte* record) {
   });
 }
 
-void Journal::flush_homes() {
+// What another node's user applied is dirty in that node's kernel, which a sync here does not
+// reach. A load brings the page, and with that what it holds to its file.
+Status Journal::flush_homes_of_nodes() {
+  std::set<std::uint64_t> pages;
+  for (const Lane& lane : lanes_) {
+    const std::uint64_t tail = lane.shared->tail;
+    for (std::uint64_t at = 0; at < tail;) {
+      RecordHeader header;
+      std::memcpy(&header, lane.base + at, sizeof(header));
+      for_entries(lane.base + at, [&](const EntryTag& tag, const std::byte*) {
+        const std::uint64_t last = (tag.home + tag.len - 1) / kPageBytes;
+        for (std::uint64_t page = tag.home / kPageBytes; page <= last; ++page) pages.insert(page);
+      });
+      at += line_round(header.length);
+    }
+  }
+  for (const std::uint64_t page : pages) {
+    BTD_TRY(reach_(page * kPageBytes));
+    static_cast<void>(*reinterpret_cast<volatile std::byte*>(heap_base_ + page * kPageBytes));
+  }
+  for (auto first = pages.begin(); first != pages.end();) {
+    auto next = std::next(first);
+    std::uint64_t last = *first;
+    for (; next != pages.end() && *next == last + 1; ++next) last = *next;
+    persist_.flush(heap_base_ + *first * kPageBytes, (last + 1 - *first) * kPageBytes);
+    first = next;
+  }
+  return {};
+}
+
+Status Journal::flush_homes() {
+  if (reach_ && persist_.domain() == Domain::kMsync) return flush_homes_of_nodes();
   const bool by_pages = persist_.domain() == Domain::kMsync;
   std::uint64_t low = ~std::uint64_t{0};
   std::uint64_t high = 0;
@@ -264,6 +297,7 @@ void Journal::flush_homes() {
   if (by_pages && low < high) {
     persist_.flush(heap_base_ + low * kLineBytes, (high - low) * kLineBytes);
   }
+  return {};
 }
 
 Status Journal::raise_watermark(std::uint64_t seq) {
@@ -280,7 +314,7 @@ Status Journal::checkpoint(std::vector<Slot>& ripe, const std::function<Status()
     BTD_TRY(persist_.health());
     if (fault_ == Fault::kWatermarkBeforeFlush) [[unlikely]]
       BTD_TRY(raise_watermark(last));
-    flush_homes();
+    BTD_TRY(flush_homes());
     if (!persist_.drain()) return persist_.health();
     BTD_TRY(raise_watermark(last));
     for (Lane& lane : lanes_) lane.shared->tail.shared().store(0, std::memory_order_release);
@@ -308,16 +342,34 @@ void Journal::finish_checkpoint(Lane& lane) {
   lane.shared->tail.shared().store(0, std::memory_order_release);
 }
 
+std::optional<RecordHeader> Journal::record_in_flight(const Lane& lane) const {
+  const std::uint64_t seq = lane.shared->in_flight.load();
+  if (seq == 0) return std::nullopt;
+  const std::optional<RecordHeader> header = valid_record(lane, lane.shared->tail, seq - 1);
+  return header && header->seq == seq ? header : std::nullopt;
+}
+
+bool Journal::can_bury(unsigned user) {
+  if (!reach_) return true;
+  bool can = true;
+  for (Lane& lane : lanes_) {
+    if (SharedLock::holder(lane.shared->lock) != user) continue;
+    finish_checkpoint(lane);
+    if (!record_in_flight(lane)) continue;
+    for_entries(lane.base + lane.shared->tail,
+                [&](const EntryTag& tag, const std::byte*) { can = can && reach_(tag.home); });
+  }
+  return can;
+}
+
 void Journal::bury(unsigned user,
                    const std::function<void(Offset word, std::uint64_t bits)>& freed) {
   for (Lane& lane : lanes_) {
     LaneShared& shared = *lane.shared;
     if (SharedLock::holder(shared.lock) != user) continue;
     finish_checkpoint(lane);
-    const std::uint64_t seq = shared.in_flight.load();
-    std::optional<RecordHeader> header;  // of the record in flight, if it is whole
-    if (seq != 0) header = valid_record(lane, shared.tail, seq - 1);
-    if (header && header->seq == seq && fault_ != Fault::kForgetDead) {
+    const std::optional<RecordHeader> header = record_in_flight(lane);
+    if (header && fault_ != Fault::kForgetDead) {
       // Whole, so it may be durable already: then it is committed. Make it so, and apply it.
       const std::uint64_t size = line_round(header->length);
       persist_.flush(lane.base + shared.tail, size);

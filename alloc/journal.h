@@ -71,6 +71,9 @@ class Journal {
                                                const SharedLock::Context& context);
   // Called inside commits, for each segment of another user in which a slot was freed.
   void on_foreign(std::function<void(const Segment&)> notify) { notify_ = std::move(notify); }
+  // Where other kernels have pages of the heap (ArenaSource::by_pages_of_nodes): called before a
+  // home is touched that another user's record names.
+  void set_reach(std::function<Status(Offset)> reach) { reach_ = std::move(reach); }
 
   Journal(const Journal&) = delete;
   Journal& operator=(const Journal&) = delete;
@@ -90,6 +93,8 @@ class Journal {
   // Brings all records home and empties the lanes. `ripe` gets the slots that waited for that.
   // `at_home` is called while no commit is under way and no record waits. Errors: EIO, ETIMEDOUT.
   Status checkpoint(std::vector<Slot>& ripe, const std::function<Status()>& at_home = {});
+  // Whether bury() would find all that it touches.
+  [[nodiscard]] bool can_bury(unsigned user);
   // Finishes what a dead user was committing, and frees its lanes: under the burial lock. `freed`
   // is called for each word of live bits in which that frees slots, with their bits.
   void bury(unsigned user, const std::function<void(Offset word, std::uint64_t bits)>& freed);
@@ -130,7 +135,10 @@ class Journal {
   Status walk_lane(const Lane& lane, std::uint64_t above, std::vector<Found>& found) const;
   Status check_entries(const Found& record, std::uint64_t heap_bytes) const;
   void apply(const std::byte* record);
-  void flush_homes();
+  Status flush_homes();
+  Status flush_homes_of_nodes();
+  // The dead user's record in a lane, if it is whole.
+  [[nodiscard]] std::optional<RecordHeader> record_in_flight(const Lane& lane) const;
   Status raise_watermark(std::uint64_t seq);
 
   Persist& persist_;
@@ -142,6 +150,7 @@ class Journal {
   const std::uint64_t lane_bytes_;
   std::vector<Lane> lanes_;
   std::function<void(const Segment&)> notify_;
+  std::function<Status(Offset)> reach_;
   std::atomic<std::uint64_t> parked_bytes_{0};
   std::atomic<std::uint64_t> checkpoints_{0};
   std::uint64_t first_seq_ = 1;

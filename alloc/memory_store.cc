@@ -31,17 +31,22 @@ bool MemoryStore::holdsLocked(const Batch::Requirement& requirement) const {
   return requirement.value == it->second;
 }
 
-bool MemoryStore::applyLocked(const Batch::Change& change) {
+bool MemoryStore::applyLocked(const Batch::Change& change,
+                              std::vector<std::optional<std::string>>& previous) {
   auto it = entries_.find(change.key);
   if (!change.value) {
     if (it == entries_.end()) return false;
     bytes_ -= it->first.size() + it->second.size();
+    previous.emplace_back(std::move(it->second));
     entries_.erase(it);
     return true;
   }
   if (it == entries_.end()) {
     it = entries_.emplace(change.key, std::string{}).first;
     bytes_ += change.key.size();
+    previous.emplace_back();
+  } else {
+    previous.emplace_back(it->second);
   }
   bytes_ += change.value->size();
   bytes_ -= it->second.size();
@@ -52,6 +57,7 @@ bool MemoryStore::applyLocked(const Batch::Change& change) {
 Status MemoryStore::commit(const Batch& batch) {
   BTD_TRY(check_batch(batch));
   std::vector<const Batch::Change*> changes;
+  std::vector<std::optional<std::string>> previous;
   effective_changes(batch, changes);
   WatchHub::Ticket ticket = 0;
   {
@@ -59,9 +65,9 @@ Status MemoryStore::commit(const Batch& batch) {
     for (const auto& r : batch.requirements()) {
       if (!holdsLocked(r)) return requirement_failed();
     }
-    std::erase_if(changes, [&](const Batch::Change* c) { return !applyLocked(*c); });
+    std::erase_if(changes, [&](const Batch::Change* c) { return !applyLocked(*c, previous); });
     ++commits_;
-    ticket = hub_.enqueue(changes);
+    ticket = hub_.enqueue(changes, previous);
   }
   hub_.deliver(ticket);
   return {};

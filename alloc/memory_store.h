@@ -29,7 +29,8 @@ class MemoryStore final : public MetaStore {
 
  private:
   [[nodiscard]] bool holdsLocked(const Batch::Requirement& requirement) const;
-  bool applyLocked(const Batch::Change& change);  // false: nothing to erase
+  // Adds what was there before. False: nothing to erase.
+  bool applyLocked(const Batch::Change& change, std::vector<std::optional<std::string>>& previous);
 
   mutable std::shared_mutex mutex_;
   std::map<std::string, std::string, std::less<>> entries_;

@@ -61,6 +61,8 @@ class Batch {
 struct WatchEvent {
   std::string key;
   std::optional<std::string> value;  // nullopt: erased
+  // Before the change; nullopt: absent, or the change was under way when the watch began.
+  std::optional<std::string> previous;
 };
 
 // A watch ends when its handle is destroyed; no event arrives after the destructor returned.

@@ -16,6 +16,7 @@
 #include <memory>
 
 #include "alloc/layout.h"
+#include "alloc/raise_to.h"
 #include "alloc/size_class.h"
 
 namespace btd {
@@ -85,9 +86,7 @@ struct Segment {
 
   // The newest record that writes into a recoverable segment; its slots wait for the watermark too.
   void note_logged(std::uint64_t seq) {
-    std::uint64_t known = logged_seq.load(std::memory_order_relaxed);
-    while (known < seq && !logged_seq.compare_exchange_weak(known, seq)) {
-    }
+    raise_to(logged_seq, seq);
     fast.store(&kNobody);
   }
 

@@ -283,6 +283,7 @@ Result<Segment*> SegmentTable::take(SegmentWord word) {
 Result<bool> SegmentTable::grow(std::uint64_t span) {
   const std::lock_guard one(growth_mutex_);
   if (longest_run() >= span) return true;
+  Status full;
   for (const std::uint32_t arena : own_arenas()) {
     const std::uint64_t has = grown(arena);
     const std::uint64_t room = geometry(arena).segment_count - has;
@@ -297,9 +298,11 @@ Result<bool> SegmentTable::grow(std::uint64_t span) {
     const std::uint64_t most = std::min(std::max(needed, ahead), room);
     Status done = grow_arena(arena, most);
     if (!done && done.error().code == ENOSPC && most > needed) done = grow_arena(arena, needed);
-    BTD_TRY(std::move(done));
-    return true;
+    if (done) return true;
+    if (done.error().code != ENOSPC) return std::unexpected(std::move(done).error());
+    full = std::move(done);  // another may lie where there is room
   }
+  if (!full) return std::unexpected(std::move(full).error());
   return false;
 }
 
@@ -518,7 +521,7 @@ Segment* SegmentTable::foreign_of(Offset at) const {
   if (arena >= kMaxArenas || owns(arena) || arena >= arenas()) return nullptr;
   const std::uint64_t into = at % arena_bytes_;
   const Geometry& plan = geometry(arena);
-  if (into < plan.segments_offset) return nullptr;
+  if (into < plan.segments_offset || !source_.reach(arena)) return nullptr;
   const auto index = static_cast<std::uint32_t>((into - plan.segments_offset) / kSegmentBytes);
   const std::uint32_t end = grown(arena);
   for (std::uint32_t i = index; index < end; --i) {

@@ -217,6 +217,7 @@ class SegmentTable {
   // Segments that this user's arenas may grow to.
   [[nodiscard]] std::uint64_t capacity() const;
   [[nodiscard]] std::uint32_t grown(std::uint32_t arena) const {
+    if (!source_.reach(arena)) return 0;
     const auto said = static_cast<std::uint32_t>(load_word(arena_header(arena)->grown) >> 8);
     return said < geometry(arena).segment_count ? said : geometry(arena).segment_count;
   }

@@ -36,7 +36,13 @@ std::unique_ptr<WatchHandle> WatchHub::watch(std::string_view prefix, MetaStore:
   return std::make_unique<Handle>(state_, std::move(subscription));
 }
 
-WatchHub::Ticket WatchHub::enqueue(std::span<const Batch::Change* const> changes) {
+bool WatchHub::is_watched() const {
+  const std::scoped_lock lock(state_->mutex);
+  return !state_->subscriptions.empty();
+}
+
+WatchHub::Ticket WatchHub::enqueue(std::span<const Batch::Change* const> changes,
+                                   std::span<std::optional<std::string>> previous) {
   State& s = *state_;
   const std::scoped_lock lock(s.mutex);
   if (s.subscriptions.empty() || changes.empty()) return 0;
@@ -44,7 +50,10 @@ WatchHub::Ticket WatchHub::enqueue(std::span<const Batch::Change* const> changes
   parcel.ticket = ++s.last;
   parcel.nested = s.delivering && s.deliverer == std::this_thread::get_id();
   parcel.events.reserve(changes.size());
-  for (const Batch::Change* c : changes) parcel.events.push_back({c->key, c->value});
+  for (std::size_t i = 0; i < changes.size(); ++i) {
+    WatchEvent& event = parcel.events.emplace_back(changes[i]->key, changes[i]->value);
+    if (i < previous.size()) event.previous = std::move(previous[i]);
+  }
   return parcel.nested ? 0 : parcel.ticket;
 }
 

@@ -29,9 +29,14 @@ class WatchHub {
   [[nodiscard]] std::unique_ptr<WatchHandle> watch(std::string_view prefix,
                                                    MetaStore::Watcher watcher);
 
+  // Whether anybody would hear of a change: else nobody needs to know what was there before it.
+  [[nodiscard]] bool is_watched() const;
+
   // Called under the store's writer lock, after the changes became visible to readers: a watch that
-  // begins between the two sees an event too many, never one too few.
-  [[nodiscard]] Ticket enqueue(std::span<const Batch::Change* const> changes);
+  // begins between the two sees an event too many, never one too few. `previous`: what each key
+  // held before; empty where nobody watched when the changes were made.
+  [[nodiscard]] Ticket enqueue(std::span<const Batch::Change* const> changes,
+                               std::span<std::optional<std::string>> previous);
 
   // Called without locks by the thread that enqueued: waits for the tickets before its own, then
   // calls the watchers.

@@ -34,14 +34,14 @@ struct btd_cluster* btd_cluster_create(struct btd_config* config) {
 
 int btd_cluster_destroy(struct btd_cluster* cluster) {
   if (cluster == nullptr) return 0;
-  if (!usable(cluster)) return -1;
+  if (!btd::is_reader(cluster) && !usable(cluster)) return -1;
   return guarded(-1, [&] { return btd::to_int(btd::close_cluster(cluster)); });
 }
 
 struct btd_cluster* btd_cluster_of(const void* at) { return btd::cluster_of(at); }
 
 void* btd_cluster_base(struct btd_cluster* cluster) {
-  return usable(cluster) ? cluster->base : nullptr;
+  return btd::is_reader(cluster) || usable(cluster) ? cluster->base : nullptr;
 }
 
 const char* btd_strerror(void) { return btd::last_sentence(); }

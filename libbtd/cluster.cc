@@ -15,13 +15,16 @@
 #include <cstring>
 #include <functional>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "alloc/crc.h"
 #include "alloc/recoverable.h"
+#include "libbtd/mutex.h"
 #include "libbtd/no_signals.h"
+#include "libbtd/reaching.h"
 #include "libbtd/text.h"
 #include "libbtd/thread_state.h"
 
@@ -120,7 +123,7 @@ Result<unsigned> choose_window(int dirfd, const std::string& name) {
     if (identity) taken.set(identity->window);
   }));
   for (unsigned i = 0; i < kWindows; ++i) {
-    if (g_windows[i].load() != nullptr) taken.set(i);
+    if (g_windows[i].load() != nullptr || g_readers[i].load() != nullptr) taken.set(i);
   }
   const std::uint32_t first = crc32c(name.data(), name.size());
   for (unsigned i = 0; i < kWindows; ++i) {
@@ -183,12 +186,27 @@ Result<Opened> make_heap(int parent, const Settings& settings) {
 btd_cluster* find_open(int dirfd) {
   struct stat status{};
   if (fstat(dirfd, &status) != 0) return nullptr;
-  for (const auto& each : g_windows) {
-    btd_cluster* const cluster = each.load();
-    if (cluster != nullptr && cluster->device == status.st_dev && cluster->inode == status.st_ino)
-      return cluster;
+  for (const auto& each : {std::span(g_windows), std::span(g_readers)}) {
+    for (const auto& window : each) {
+      btd_cluster* const cluster = window.load();
+      if (cluster != nullptr && cluster->device == status.st_dev && cluster->inode == status.st_ino)
+        return cluster;
+    }
   }
   return nullptr;
+}
+
+Result<std::unique_ptr<btd_cluster>> open_reader(UniqueFd dir, const Settings& settings) {
+  struct stat status{};
+  if (fstat(dir.get(), &status) != 0) return fail(errno);
+  auto cluster = std::make_unique<btd_cluster>();
+  cluster->device = status.st_dev;
+  cluster->inode = status.st_ino;
+  cluster->name = settings.directory + "/" + settings.heap;
+  BTD_ASSIGN(cluster->files,
+             HeapFiles::open_to_read(std::move(dir), files_plan(settings, kWindows, 0)));
+  cluster->base = cluster->files->base();
+  return cluster;
 }
 
 Result<Opened> try_open_heap(const UniqueFd& dir, const Settings& settings) {
@@ -256,6 +274,11 @@ void keep_handle(btd_cluster* cluster) {
 // calls say so. What it inherited in DRAM is left alone: other threads may have been changing it.
 void forget_after_fork() {
   for (unsigned window = 0; window < kWindows; ++window) {
+    if (btd_cluster* const reader = g_readers[window].exchange(nullptr)) {
+      g_inherited.fetch_or(1U << window);
+      reader->files->forget();
+      keep_handle(reader);
+    }
     btd_cluster* const cluster = g_windows[window].exchange(nullptr);
     if (cluster == nullptr) continue;
     g_inherited.fetch_or(1U << window);
@@ -268,6 +291,7 @@ void forget_after_fork() {
   }
   Recoverable::forget_thread();
   forget_transaction();
+  forget_thread_id();
 }
 
 bool alone() {
@@ -322,7 +346,7 @@ void install_hooks() {
 
 Result<Opened> open_or_make(int parent, const Settings& settings, btd_cluster*& known) {
   Result<UniqueFd> dir = open_subdirectory(parent, settings.heap);
-  if (!dir && dir.error().code == ENOENT && settings.create) {
+  if (!dir && dir.error().code == ENOENT && settings.create && !settings.reader) {
     BTD_TRY(lock_directory(parent, settings.directory));
     dir = open_subdirectory(parent, settings.heap);  // made meanwhile?
     if (!dir && dir.error().code == ENOENT) return make_heap(parent, settings);
@@ -334,7 +358,13 @@ Result<Opened> open_or_make(int parent, const Settings& settings, btd_cluster*& 
                           (code == ENOENT ? "; set config.create to make it." : "."));
   }
   known = find_open(dir->get());
+  if (known != nullptr && is_reader(known) != settings.reader) {
+    return fail(EADDRINUSE, "Heap " + settings.heap +
+                                " is open in this process already, and not with the same "
+                                "config.reader; use that handle, or close it.");
+  }
   if (known != nullptr) return Opened{};
+  if (settings.reader) return Opened{.dir = *std::move(dir), .files = {}, .heap = {}};
   return open_heap(*std::move(dir), settings);
 }
 
@@ -350,6 +380,13 @@ Result<btd_cluster*> open_cluster(const Settings& settings) {
     ++known->references;
     return known;
   }
+  if (settings.reader) {
+    BTD_ASSIGN(std::unique_ptr<btd_cluster> reader, open_reader(std::move(opened.dir), settings));
+    reader->references = 1;
+    g_readers[reader->files->window()].store(reader.get(), std::memory_order_release);
+    return reader.release();
+  }
+  if (settings.map_on_touch) BTD_TRY(map_on_touch());
   BTD_ASSIGN(std::unique_ptr<btd_cluster> cluster, make_cluster(std::move(opened), settings));
   cluster->references = 1;
   g_inherited.fetch_and(~(1U << cluster->files->window()));
@@ -361,6 +398,11 @@ Status close_cluster(btd_cluster* cluster) {
   const std::lock_guard lock(open_mutex());
   if (cluster->references > 1) {
     --cluster->references;
+    return {};
+  }
+  if (is_reader(cluster)) {
+    g_readers[cluster->files->window()].store(nullptr);
+    delete cluster;
     return {};
   }
   if (in_transaction(cluster)) {
@@ -397,14 +439,34 @@ Error unusable(const btd_cluster* cluster) {
   if (cluster == nullptr) {
     return {.code = EINVAL, .message = "The heap's handle is NULL; open it first."};
   }
+  if (is_reader(cluster)) {
+    return {.code = EROFS,
+            .message = "Heap " + cluster->name +
+                       " is open to be read only; use it on the node that has it open."};
+  }
   return {.code = EOWNERDEAD,
           .message =
               "The heap belongs to the parent process: after fork() a child must not use it; "
               "open another, or exec."};
 }
 
+btd_cluster* reader_of(const void* at, std::size_t bytes) {
+  const std::uintptr_t window = window_of(at);
+  if (window >= kWindows) return nullptr;
+  btd_cluster* const cluster = g_readers[window].load(std::memory_order_acquire);
+  if (cluster == nullptr) return nullptr;
+  const std::uint64_t end = cluster->files->count() * cluster->files->arena_bytes();
+  return bytes <= end && cluster->offset_of(at) <= end - bytes ? cluster : nullptr;
+}
+
+bool is_reader(const btd_cluster* cluster) {
+  return cluster != nullptr &&
+         std::ranges::any_of(g_readers, [&](const auto& each) { return each.load() == cluster; });
+}
+
 Error foreign(const void* at) {
   const std::uintptr_t window = window_of(at);
+  if (const btd_cluster* const reader = reader_of(at, 0)) return unusable(reader);
   if (window < kWindows && (g_inherited.load() >> window & 1U) != 0) {
     return {.code = EOWNERDEAD,
             .message =
@@ -418,6 +480,10 @@ btd_cluster* cluster_holding(const void* at, std::size_t bytes) {
   btd_cluster* const cluster = cluster_of(at);
   if (cluster == nullptr) [[unlikely]] {
     set_error(foreign(at));
+    return nullptr;
+  }
+  if (Status there = reach(*cluster, at, bytes); !there) [[unlikely]] {
+    set_error(there.error());
     return nullptr;
   }
   if (!cluster->holds(at, bytes) || cluster->offset_of(at) < kPageBytes) [[unlikely]] {

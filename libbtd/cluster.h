@@ -56,7 +56,12 @@ Status close_cluster(btd_cluster* cluster);
 // Keeps what roots and blocks of P and T reach. Nobody else uses the heap meanwhile.
 Status reclaim(btd_cluster& cluster);
 
-// Why a call cannot serve `cluster`: EINVAL null or closed, EOWNERDEAD after a fork.
+// The heap in which [at, at + bytes) lies, if it is open to be read only; else null.
+[[nodiscard]] btd_cluster* reader_of(const void* at, std::size_t bytes);
+// Whether the handle is of such a one.
+[[nodiscard]] bool is_reader(const btd_cluster* cluster);
+
+// Why a call cannot serve `cluster`: EINVAL null or closed, EOWNERDEAD after a fork, EROFS.
 [[gnu::cold]] Error unusable(const btd_cluster* cluster);
 // Why cluster_of(at) was null.
 [[gnu::cold]] Error foreign(const void* at);

@@ -4,9 +4,12 @@
 // mapped as large as they may become: what another process grows them by is there at once. A file
 // grows with space reserved on the file system before it is first stored to, so no store meets a
 // full one. Owns descriptors, mappings and the window.
+// Where they are coherent files of a cluster, whoever takes an arena first makes its file, whose
+// home is that node; others map it when they are about to touch it.
 // Thread-safety: as ArenaSource; reserve_space() from any thread.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -51,6 +54,8 @@ class HeapFiles final : public ArenaSource {
   // Errors: as identify(); EADDRINUSE; EUCLEAN one is missing.
   static Result<std::unique_ptr<HeapFiles>> open(UniqueFd dir, std::shared_ptr<HeapUsers> users,
                                                  Plan plan);
+  // To be looked at, beside whoever uses it, maybe on another node. Errors: as open().
+  static Result<std::unique_ptr<HeapFiles>> open_to_read(UniqueFd dir, Plan plan);
   ~HeapFiles() override;
   HeapFiles(const HeapFiles&) = delete;
   HeapFiles& operator=(const HeapFiles&) = delete;
@@ -61,6 +66,9 @@ class HeapFiles final : public ArenaSource {
     return static_cast<std::uint32_t>(files_.size());
   }
   Status extend() override;
+  Status provide(std::uint32_t index, bool is_full) override;
+  [[nodiscard]] bool near(std::uint32_t index) override;
+  [[nodiscard]] bool by_pages_of_nodes() const override { return node_.has_value(); }
   Status reserve_space(std::uint64_t off, std::uint64_t len) override;
   bool release_space(std::uint64_t off, std::uint64_t len) override;
   [[nodiscard]] std::uint64_t used_bytes(std::uint32_t arena) override;
@@ -71,6 +79,16 @@ class HeapFiles final : public ArenaSource {
   }
 
   [[nodiscard]] unsigned window() const { return plan_.window; }
+  [[nodiscard]] const HeapUsers& processes() const { return *users_; }
+  [[nodiscard]] HeapUsers& processes() { return *users_; }
+  // Has later loads of [off, off + len) see what was released before, where each node has pages of
+  // its own. Errors: what the home says.
+  Status acquire(std::uint64_t off, std::uint64_t len);
+  // Has what was stored there seen by those who acquire it.
+  Status release(std::uint64_t off, std::uint64_t len);
+  // Maps an arena that another node made, as a handler of signals may: the errno, or 0. Whoever
+  // comes while another thread does it waits.
+  int map_made(std::uint32_t index);
   // In a child after fork: closes what it inherited and forgets the mappings, which it has not.
   void forget();
   // Before a fork whose child is to keep what it inherits: from now on this process and the child
@@ -79,6 +97,13 @@ class HeapFiles final : public ArenaSource {
 
  private:
   HeapFiles(UniqueFd dir, std::shared_ptr<HeapUsers> users, Plan plan);
+  Status fetch(std::uint32_t index) override;
+  Status make_arena(std::uint32_t index, bool is_full);
+  Status give_to_emptiest(const std::string& name);
+  // Maps it and notes its home: the errno, or 0.
+  int map_coherent(std::uint32_t index);
+  Status map_first();
+  Status map_to_read();
   [[nodiscard]] static std::uint32_t arenas_of(std::uint64_t arena_bytes);
   static Result<std::unique_ptr<HeapFiles>> map_all(UniqueFd dir, std::shared_ptr<HeapUsers> users,
                                                     Plan plan);
@@ -98,8 +123,12 @@ class HeapFiles final : public ArenaSource {
   bool window_held_ = false;
   std::optional<Persist> persist_;  // chosen by the first mapping
   std::optional<Domain> domain_;    // of the files
-  std::mutex space_mutex_;          // files_; and one reservation at a time
-  std::vector<UniqueFd> files_;     // of arenas that changed their space here
+  // This node's number where arenas are coherent files of a cluster.
+  std::optional<unsigned> node_;
+  std::atomic<std::uint64_t> mapping_{0};  // a bit for each arena that a thread maps now
+  std::array<std::atomic<unsigned>, kMaxFiles> homes_{};
+  std::mutex space_mutex_;       // files_; and one reservation at a time
+  std::vector<UniqueFd> files_;  // of arenas that changed their space here
 };
 
 }  // namespace btd

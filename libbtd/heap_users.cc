@@ -1,6 +1,7 @@
 #include "libbtd/heap_users.h"
 
 #include <fcntl.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,7 +11,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <thread>
+
+#include "libbtd/mount_facts.h"
 
 namespace btd {
 namespace {
@@ -18,7 +22,16 @@ namespace {
 constexpr off_t kDoor = 0;
 constexpr off_t kFirstUser = 1;
 constexpr off_t kFirstArena = kFirstUser + Users::kMax;
+constexpr off_t kFirstNode = 4096;
+constexpr off_t kNodes = 65'536;
 constexpr off_t kRecordBytes = 16;  // of a user, in the file's content
+constexpr off_t kIncarnations = kRecordBytes * static_cast<off_t>(Users::kMax);
+// Of an incarnation, as btd_mutex has no room for more.
+constexpr std::uint64_t kIncarnationMask = (std::uint64_t{1} << 32) - 1;
+
+off_t incarnation_at(unsigned user) {
+  return kIncarnations + static_cast<off_t>(user * sizeof(std::uint64_t));
+}
 constexpr std::chrono::milliseconds kDoorWait{10'000};
 
 struct flock byte_lock(short type, off_t at, off_t len = 1) {
@@ -89,7 +102,23 @@ void HeapUsers::leave() {
   door_.unlock();
 }
 
+// Users of one node share a lock on its byte. Under the door, so of two nodes one comes first.
+Status HeapUsers::be_on_one_node() {
+  const std::optional<unsigned> node = node_where(file_.get(), "direct");
+  if (!node) return {};
+  const off_t mine = kFirstNode + static_cast<off_t>(*node);
+  struct flock other = in_the_way(file_.get(), kFirstNode, mine - kFirstNode);
+  if (mine == kFirstNode || other.l_type == F_UNLCK)
+    other = in_the_way(file_.get(), mine + 1, kFirstNode + kNodes - mine - 1);
+  if (other.l_type == F_UNLCK && set_lock(file_.get(), F_RDLCK, mine)) return {};
+  return fail(EBUSY,
+              "Heap " + name_ + " is open on node " + std::to_string(other.l_start - kFirstNode) +
+                  ", and a direct one is used on one node at a time; open it with "
+                  "config.reader, or make it in a directory whose user.btd.mode is coherent.");
+}
+
 Status HeapUsers::join() {
+  BTD_TRY(be_on_one_node());
   for (unsigned user = 0; user < kMax; ++user) {
     if (!set_lock(file_.get(), F_WRLCK, kFirstUser + user)) continue;
     self_ = user;
@@ -99,10 +128,29 @@ Status HeapUsers::join() {
     // For messages only; who holds a lock is the kernel's to know.
     [[maybe_unused]] const ssize_t put =
         pwrite(file_.get(), text.data(), kRecordBytes, static_cast<off_t>(user) * kRecordBytes);
-    return {};
+    return be_somebody();
   }
   return fail(EUSERS, "Heap " + name_ + " is open in " + std::to_string(kMax) +
                           " processes, as many as it may be; end one.");
+}
+
+Status HeapUsers::be_somebody() {
+  do {
+    if (getrandom(&incarnation_, sizeof(incarnation_), 0) != sizeof(incarnation_))
+      return fail(EIO, "The system gave no random bytes for a user of the heap; try again.");
+    incarnation_ &= kIncarnationMask;
+  } while (incarnation_ == 0);
+  if (pwrite(file_.get(), &incarnation_, sizeof(incarnation_), incarnation_at(self_)) ==
+      sizeof(incarnation_))
+    return {};
+  return fail(errno, "Heap " + name_ + ": its lock cannot be written (" + strerrordesc_np(errno) +
+                         "); check the space of its file system.");
+}
+
+std::uint64_t HeapUsers::incarnation_of(unsigned user) const {
+  std::uint64_t known = 0;
+  const ssize_t got = pread(file_.get(), &known, sizeof(known), incarnation_at(user));
+  return got == sizeof(known) ? known : 0;
 }
 
 bool HeapUsers::alive(unsigned user) {

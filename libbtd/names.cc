@@ -35,6 +35,7 @@ Result<std::unique_ptr<Names>> Names::open(Heap& heap) {
 // Another user may have made the map, or registered types, since.
 Result<SharedHold> Names::lock() const {
   BTD_ASSIGN(SharedHold hold, heap_.lock_names());
+  BTD_TRY(heap_.reach_all());  // where others put parts of the map
   if (!map_ && heap_.root(kNamesSlot) != 0) {
     BTD_ASSIGN(OrderedMap map, OrderedMap::open(heap_, kNamesSlot));
     map_.emplace(map);

@@ -98,6 +98,8 @@ Result<Settings> read_config(const btd_config& config) {
   settings.recover_at_open = config.gc == BTD_GC_AUTO;
   settings.gc_threads = config.gc_threads;
   settings.create = config.create != 0;
+  settings.map_on_touch = config.map_on_touch != 0;
+  settings.reader = config.reader != 0;
   return settings;
 }
 

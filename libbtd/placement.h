@@ -20,6 +20,8 @@ struct Settings {
   bool recover_at_open = true;
   unsigned gc_threads = 0;
   bool create = true;
+  bool map_on_touch = false;
+  bool reader = false;
   bool own_directory = false;  // made if absent, for this user alone
   bool watched = true;         // by what looks at C calls, where that is asked for
 };

@@ -14,6 +14,7 @@
 namespace btd {
 
 constinit std::atomic<btd_cluster*> g_windows[kWindows] = {};
+constinit std::atomic<btd_cluster*> g_readers[kWindows] = {};
 constinit std::atomic<std::uint32_t> g_inherited{0};
 constinit std::atomic<std::uint64_t>* g_cells = nullptr;
 
@@ -28,7 +29,7 @@ std::string what_lies_in(std::uintptr_t from, std::uintptr_t to) {
     int name = 0;
     if (std::sscanf(line.c_str(), "%zx-%zx %*s %*s %*s %*s %n", &begin, &end, &name) < 2) continue;
     if (begin >= to || end <= from) continue;
-    const std::string what = line.substr(std::min<std::size_t>(line.size(), name));
+    const std::string what = line.substr(std::min(line.size(), static_cast<std::size_t>(name)));
     return (what.empty() ? "anonymous memory" : what) + " at " + hex(begin);
   }
   return "something that /proc/self/maps does not show";

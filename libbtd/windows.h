@@ -56,6 +56,8 @@ void forget_cells(unsigned window);
 
 // The open heap of each window.
 extern constinit std::atomic<btd_cluster*> g_windows[kWindows];
+// Of each window, a heap that is open to be read only: no pointer into it is any other call's.
+extern constinit std::atomic<btd_cluster*> g_readers[kWindows];
 // Bit i: this process was forked while its parent had a heap in window i.
 extern constinit std::atomic<std::uint32_t> g_inherited;
 

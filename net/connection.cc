@@ -16,13 +16,8 @@ bool is_request(std::span<const std::byte> header) {
 
 }  // namespace
 
-Connection::Connection(Session& session, RegionTable& regions, MessageSink& sink, bool may_lose,
-                       OneSided* one_sided)
-    : session_(session),
-      regions_(regions),
-      sink_(sink),
-      may_lose_(may_lose),
-      one_sided_(one_sided) {}
+Connection::Connection(Session& session, MessageSink& sink, bool may_lose, OneSided* one_sided)
+    : session_(session), sink_(sink), may_lose_(may_lose), one_sided_(one_sided) {}
 
 Connection::~Connection() {
   if (state_ == State::kRequest) Responder::abandon(request_);
@@ -206,7 +201,7 @@ void Connection::put(const Responder::Answer& answer) {
 // Answers and requests take turns, or one side's reading would keep the other's requests here.
 // Requests wait in the session, where their operations can still be given up.
 void Connection::fill() {
-  while (output_.bytes() < session_.limits().output_bytes) {
+  while (output_.bytes() - held_ < session_.limits().output_bytes) {
     const bool has_answer = !answers_.empty();
     if (has_answer) {
       put(answers_.front());
@@ -264,6 +259,7 @@ void Connection::say_bye() {
 
 void Connection::sent(std::size_t count) {
   sent_bytes_ += count;
+  held_ -= std::min(held_, count);
   output_.sent(count, [this](const OutputQueue::Owner& owner) { release(owner); });
 }
 

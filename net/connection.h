@@ -2,7 +2,7 @@
 // memory and sessions change, bytes come out. Whoever owns the stream (a socket, a simulation, a
 // fuzzer) feeds it and sends what it gathers. It parses what a peer sent, so it trusts no length.
 //
-// Ownership: the session, the regions and the sink outlive it. When it is destroyed, no I/O on
+// Ownership: the session and the sink outlive it. When it is destroyed, no I/O on
 // bytes that it gave out (gather(), direct()) may be under way; it then frees what it held.
 #pragma once
 
@@ -22,7 +22,7 @@ class Connection {
  public:
   // `may_lose`: the stream loses, repeats and reorders whole frames, and the session bears it.
   // `one_sided` (outlives this) may be null; if not, the peer's stream lacks what its link did so.
-  Connection(Session& session, RegionTable& regions, MessageSink& sink, bool may_lose = false,
+  Connection(Session& session, MessageSink& sink, bool may_lose = false,
              OneSided* one_sided = nullptr);
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
@@ -51,6 +51,8 @@ class Connection {
   // The next bytes to send (net/output_queue.h). Takes answers and requests in turn as there is
   // room. Only when what was fed is durable: the answers say so.
   std::size_t gather(std::span<iovec> into, std::size_t most);
+  // They have left, but whoever sends them refers to them until sent(): others may follow.
+  void hold(std::size_t count) { held_ += count; }
   void sent(std::size_t count);
   [[nodiscard]] std::uint64_t sent_bytes() const { return sent_bytes_; }
   [[nodiscard]] bool has_output() const {
@@ -82,7 +84,6 @@ class Connection {
   void release(const OutputQueue::Owner& owner);
 
   Session& session_;
-  RegionTable& regions_;
   MessageSink& sink_;
   const bool may_lose_;
   OneSided* const one_sided_;
@@ -103,6 +104,7 @@ class Connection {
 
   std::deque<Responder::Answer> answers_;  // that have no room in the output yet
   OutputQueue output_;
+  std::size_t held_ = 0;  // of its bytes: hold()
   std::uint64_t sent_bytes_ = 0;
 };
 

@@ -37,6 +37,9 @@ class Handler {
   }
   // Connected, for the first time or again; before the first message that comes by it.
   virtual void on_up(Endpoint& /*endpoint*/) {}
+  // The peer that is connected again knows nothing of what was before: it died meanwhile, and what
+  // it took then has no more effect. After the completions of that time.
+  virtual void on_forgotten(Endpoint& /*endpoint*/) {}
   // The connection is lost; the engine tries again, as long as Patience says.
   virtual void on_down(Endpoint& /*endpoint*/, const Error& /*why*/) {}
   // The last call: all operations have completed, and the endpoint is gone after it.
@@ -140,6 +143,8 @@ struct EngineOptions {
   Patience patience;
   std::uint32_t max_endpoints = 4096;
   Time spin = std::chrono::microseconds(50);  // of wait(), before it sleeps
+  // Called by wait() before it sleeps in the kernel; may be empty.
+  std::function<void()> before_sleep;
 };
 
 // Errors: EINVAL an option with which an engine could not work, and which.

@@ -228,6 +228,20 @@ void Rpc::send_late(Endpoint& endpoint) {
   for (Sending& reply : waiting) send_reply(std::move(reply));
 }
 
+// The peer that took these calls died before it answered.
+void Rpc::on_forgotten(Endpoint& endpoint) {
+  std::set<std::uint64_t> calls;
+  for (const auto& [call, waiting] : waiting_)
+    if (waiting.endpoint == &endpoint) calls.insert(call);
+  for (const auto& [token, message] : sending_)
+    if (message.kind == Sending::Kind::kCall) calls.erase(message.call);
+  for (const std::uint64_t call : calls)
+    finish(call,
+           fail(ECONNRESET, "The peer has started anew. Whether the call was done is unknown."),
+           {});
+  next_.on_forgotten(endpoint);
+}
+
 void Rpc::on_closed(Endpoint& endpoint, const Error& why) {
   std::erase_if(served_, [&](const auto& one) { return one.second.endpoint == &endpoint; });
   std::vector<std::uint64_t> calls;

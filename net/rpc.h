@@ -126,6 +126,7 @@ class Rpc final : public Handler {
   int on_message(Endpoint& endpoint, Bytes message) override;
   void on_up(Endpoint& endpoint) override { next_.on_up(endpoint); }
   void on_down(Endpoint& endpoint, const Error& why) override { next_.on_down(endpoint, why); }
+  void on_forgotten(Endpoint& endpoint) override;
   void on_closed(Endpoint& endpoint, const Error& why) override;
 
   [[nodiscard]] std::size_t waiting() const { return waiting_.size(); }

@@ -74,6 +74,8 @@ void Session::up(const wire::Hello& peers, bool is_known) {
   peer_ = peers.node;
   peer_capabilities_ = peers.capabilities;
   if (!is_known) responder_.start(peers.oldest);
+  is_forgotten_ = is_forgotten_ || (!is_known && was_up_);
+  was_up_ = true;
   requester_.up({.window = peers.window,
                  .message_bytes = peers.message_bytes,
                  .transfer_bytes = peers.transfer_bytes,

@@ -6,6 +6,8 @@
 // Pure state; the engine's thread only.
 #pragma once
 
+#include <utility>
+
 #include "net/requester.h"
 #include "net/responder.h"
 #include "net/wire.h"
@@ -38,6 +40,8 @@ class Session {
                              std::uint64_t new_state);
 
   void down() { requester_.down(); }
+  // Once after the peer forgot the session.
+  bool take_forgotten() { return std::exchange(is_forgotten_, false); }
 
   [[nodiscard]] const wire::SessionId& id() const { return id_; }
   [[nodiscard]] NodeId peer() const { return peer_; }
@@ -54,6 +58,7 @@ class Session {
   const wire::SessionId id_;
   const Limits limits_;
   std::uint32_t attempt_ = 0;
+  bool was_up_ = false, is_forgotten_ = false;
   std::uint64_t state_ = 0;  // of the accepting side, as it was when they last spoke
   NodeId peer_ = 0;
   std::uint32_t peer_capabilities_ = 0;

@@ -153,8 +153,7 @@ void SessionEndpoint::up(Time now) {
   up_since_ = now;
   answers_before_ = session_.requester().answers();
   silent_since_ = kNever;
-  connection_.emplace(session_, engine_.regions(), *this, engine_.may_lose(),
-                      engine_.one_sided(*this));
+  connection_.emplace(session_, *this, engine_.may_lose(), engine_.one_sided(*this));
 }
 
 void SessionEndpoint::break_for(Error why) {
@@ -205,6 +204,7 @@ void SessionEndpoint::deliver() {
     for (const Completion& completion : completions_)
       if (handler_ != nullptr) handler_->on_completion(*this, completion);
   }
+  if (session_.take_forgotten() && handler_ != nullptr) handler_->on_forgotten(*this);
 }
 
 void SessionEndpoint::closed() {

@@ -6,14 +6,18 @@ readonly BUILD_PACKAGES=(
   meson dpkg-dev xz-utils patch liburing-dev libnuma-dev # to build libfuse, and the tcp engine
   libpmem-dev libxxhash-dev libisal-dev uuid-dev libsystemd-dev
   libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libtomlplusplus-dev
-  libgtest-dev libgmock-dev libboost-dev libcurl4-openssl-dev
+  libgtest-dev libgmock-dev libboost-dev libcurl4-openssl-dev libnghttp2-dev
   libibverbs-dev librdmacm-dev libssl-dev # the network
   libnl-3-dev libnl-route-3-dev # to build rdma-core
 )
 readonly TEST_PACKAGES=(
   clang-tidy-19 clang-format-19 shellcheck mandoc
+  clang-19 libclang-rt-19-dev llvm-19 # the fuzzers, and the lines of their stacks
   fio attr acl e2fsprogs valgrind
   etcd-server etcd-client openssl # a real server for the etcd engine, and its certificates
+  iproute2 # the networks of a cluster on one machine
+  git rsync # programs that copy trees between nodes
+  liblmdb-dev # a database that nodes share
   sqlite3 redis-server redis-tools stress-ng # programs to run on our malloc
 )
 readonly VM_PACKAGES=( # for tests/vm: the emulator, and what runs in its guests

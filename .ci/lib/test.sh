@@ -5,7 +5,7 @@
 # its own; nothing counts as passed that did not run. Suites that mount run one at a time.
 
 # CTest labels of the suites that mount, and so need root and /dev/fuse. All others are unit suites.
-readonly MOUNT_LABELS='^(mount|posix|stress)$'
+readonly MOUNT_LABELS='^(mount|posix|stress|cluster)$'
 # The cases of tests/vm: they boot guests, one at a time.
 readonly VM_LABEL='^vm$'
 # Unit tests that run under ThreadSanitizer too: those whose name says that threads meet in them.
@@ -53,6 +53,7 @@ build_for_tests() {
 
 test_release() {
   build_for_tests release || return 0
+  begin_tidy
   run_ctest "unit suites" release "$BTD_JOBS" --label-exclude "$MOUNT_LABELS|$VM_LABEL"
   if ! is_root; then
     record "mount suites" 0 0 1
@@ -61,24 +62,41 @@ test_release() {
     record "mount suites" 0 0 1
     record_skip "mount suites: this machine has no /dev/fuse; load the fuse module"
   else
+    ensure_project || true
+    begin_build asan-ubsan
     run_ctest "mount suites" release 1 --label-regex "$MOUNT_LABELS"
   fi
 }
 
-# Real servers, whose deadlines a program under a sanitizer may miss.
+# Not under AddressSanitizer, where they take many times as long: of what crashes, what a recovery
+# reads is damaged in other suites, too; and the fuzzers have it.
+readonly LONG_TESTS='^(Heap\w*Crash|MapCrash|FormatCrash|JournalCrash|CoherenceCheck|CoherenceSchedules|NetSchedules|Seeds|Fuzz)\.'
+
+# Real servers, whose deadlines a slow program may miss.
 readonly SERVER_LABEL='^net-etcd$'
 
 test_sanitizers() {
-  record_skip "suites of the etcd engine, asan-ubsan and tsan: their deadlines are those of real servers, and they were not tried there yet"
+  record_skip "suite of btd, asan-ubsan: its parsers are fuzzed under both; the rest takes minutes to build"
+  record_skip "explorations, crash suites of the heap and the pool, seeds of the fuzzers, asan-ubsan: minutes each; ctest --preset asan-ubsan runs them"
+  record_skip "a heap of which a node is cut off: a minute of waiting; tests/soak/run heap_away"
+  record_skip "locks of a node that died: half a minute of waiting; tests/soak/run locks_dead_node"
+  record_skip "suites of the etcd engine, sanitizers: a minute and a half of real servers; ctest --preset asan-ubsan -L net-etcd runs them under one"
+  end_early_build
   if build_for_tests asan-ubsan; then
     run_ctest "unit suites, asan-ubsan" asan-ubsan "$BTD_JOBS" \
-      --label-exclude "$MOUNT_LABELS|$VM_LABEL|^setup$|$SERVER_LABEL"
+      --label-exclude "$MOUNT_LABELS|$VM_LABEL|^setup$|$SERVER_LABEL" --exclude-regex "$LONG_TESTS"
   fi
   if build_for_tests tsan thread_suites; then
     run_ctest "thread suites, tsan" tsan "$BTD_JOBS" \
       --label-exclude "$MOUNT_LABELS|$VM_LABEL|^setup$|$SERVER_LABEL" \
       --tests-regex "$THREAD_TESTS"
   fi
+}
+
+# A few seconds for each decoder; `tests/soak/run fuzz` takes as long as it is told.
+test_fuzzers() {
+  build_for_tests fuzz fuzzers || return 0
+  run_ctest "fuzzers" fuzz "$BTD_JOBS" --label-regex '^fuzzer$'
 }
 
 # Only libbtd and the programs that use it badly: a minute.
@@ -114,8 +132,46 @@ man_pages_are_clean() { (cd "$BTD_ROOT" && mandoc -T lint -W warning man/*.[1-9]
 scripts_are_clean() {
   (cd "$BTD_ROOT" && { printf '%s\n' bootstrap .ci/run && sources '*.sh'; } | sort -u | xargs shellcheck -x)
 }
+
+# clang-tidy takes long: a test looks at what changed lately (`./bootstrap lint` at all), beside the
+# suites, after everybody else; it is waited for at the end.
+readonly TIDY_COMMITS=10
+TIDY='' EARLY=''
+# Only where a processor has nothing else to do, if this machine lets us.
+IDLY=(nice -n 19)
+if chrt --idle 0 true 2>/dev/null; then IDLY=(chrt --idle 0 "${IDLY[@]}"); fi
+begin_tidy() {
+  "${IDLY[@]}" python3 "$BTD_ROOT/.ci/lib/tidy.py" "$BTD_ROOT" "$BTD_ROOT/build/release" "$BTD_JOBS" \
+    "$TIDY_COMMITS" >"$BTD_ROOT/build/logs/tidy.log" 2>&1 9>&- &
+  TIDY=$!
+  trap end_background EXIT
+}
+end_background() {
+  local process
+  for process in $TIDY $EARLY; do kill "$process" 2>/dev/null || true; done
+}
+
+# The suites that mount, and guests, leave processors idle: the next build begins there, after everybody
+# else.
+begin_build() {
+  configure "$1" >"$BTD_ROOT/build/logs/build-$1.log" 2>&1 9>&- || return 0 # said when it is waited for
+  # Ninja itself, for it ends what it has begun when it is told to end.
+  "${IDLY[@]}" "${NO_ASLR[@]}" ninja -C "$BTD_ROOT/build/$1" -j "$BTD_JOBS" >>"$BTD_ROOT/build/logs/build-$1.log" 2>&1 9>&- &
+  EARLY=$!
+}
+# What is left of it is built as any other; what it was at is begun again.
+end_early_build() {
+  [[ -n $EARLY ]] || return 0
+  kill "$EARLY" 2>/dev/null || true
+  wait "$EARLY" 2>/dev/null || true
+  EARLY=''
+}
 tidy_is_clean() {
-  python3 "$BTD_ROOT/.ci/lib/tidy.py" "$BTD_ROOT" "$BTD_ROOT/build/release" "$BTD_JOBS"
+  local status=0
+  [[ -n $TIDY ]] || return 1 # there is no build to look at
+  wait "$TIDY" || status=$?
+  cat "$BTD_ROOT/build/logs/tidy.log"
+  return "$status"
 }
 
 cmd_test() {
@@ -130,9 +186,24 @@ cmd_test() {
   test_release
   test_vm
   test_sanitizers
+  test_fuzzers
   test_memcheck
-  check lint "clang-tidy" tidy_is_clean
+  check lint "clang-tidy, of what changed lately" tidy_is_clean
   verdict
+}
+
+all_is_tidy() {
+  python3 "$BTD_ROOT/.ci/lib/tidy.py" "$BTD_ROOT" "$BTD_ROOT/build/release" "$BTD_JOBS"
+}
+
+cmd_lint() {
+  prepare lint "${TEST_PACKAGES[@]}" "${BENCH_PACKAGES[@]}"
+  must_step "Configure" configure release
+  must_step "Build" build release
+  must_step "clang-format" format_is_clean
+  must_step "Man pages (mandoc -T lint)" man_pages_are_clean
+  must_step "Shell scripts (shellcheck)" scripts_are_clean
+  must_step "clang-tidy" all_is_tidy
 }
 
 # The counts of each suite, then what failed, what could not run, and one last line.

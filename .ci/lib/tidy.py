@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 """Runs clang-tidy over the project's sources, those that changed since it last found them clean.
 
+Usage: tidy.py ROOT BUILD JOBS [COMMITS]; with COMMITS only sources that these last commits changed, or that
+are changed now: they or their headers of the same name.
+
 A source is clean under a key: the hash of its command line, of .clang-tidy, and of the contents of
 every project file that its compilation read (as ninja recorded it)."""
 
@@ -13,6 +16,7 @@ import subprocess
 import sys
 
 ROOT, BUILD, JOBS = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
+COMMITS = sys.argv[4] if len(sys.argv) > 4 else None
 CACHE = ROOT / "build" / "tidy-cache.json"
 TIDY = "clang-tidy-19"
 # What is installed, and what a program links. Tests are judged by what they find.
@@ -33,6 +37,23 @@ def project_headers():
             if path.is_relative_to(ROOT) and not path.is_relative_to(ROOT / ".deps"):
                 current.append(path)
     return inputs
+
+
+def changed_lately():
+    """Paths without their suffix; None: all. Where the history does not go back so far, it is all of it."""
+    if COMMITS is None:
+        return None
+    git = ["git", "-C", str(ROOT)]
+    log = subprocess.run(
+        [*git, "log", "-n", COMMITS, "--name-only", "--format="], capture_output=True, text=True
+    )
+    if log.returncode != 0:
+        return None  # no history
+    now = subprocess.run(
+        [*git, "status", "--porcelain", "--no-renames", "-uall"], capture_output=True, text=True, check=True
+    )
+    names = log.stdout.splitlines() + [line[3:] for line in now.stdout.splitlines()]
+    return {ROOT / pathlib.Path(name).with_suffix("") for name in names if name}
 
 
 def key_of(entry, inputs):
@@ -64,8 +85,13 @@ def main():
             entries.setdefault(entry["file"], entry)
     for name, entry in entries.items():
         keys[name] = key_of(entry, inputs)
-    todo = [entry for name, entry in entries.items() if keys[name] not in clean]
-    print(f"{len(entries)} sources, {len(entries) - len(todo)} known to be clean", flush=True)
+    lately = changed_lately()
+    wanted = [
+        entry for name, entry in entries.items()
+        if lately is None or pathlib.Path(name).with_suffix("") in lately
+    ]
+    todo = [entry for entry in wanted if keys[entry["file"]] not in clean]
+    print(f"{len(wanted)} sources, {len(wanted) - len(todo)} known to be clean", flush=True)
     bad = set()
     with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
         for name, status, output in pool.map(check, todo):
@@ -73,7 +99,8 @@ def main():
             if status != 0:
                 bad.add(name)
                 print(output, flush=True)
-    CACHE.write_text(json.dumps(sorted(key for name, key in keys.items() if name not in bad)))
+    seen = clean | {keys[entry["file"]] for entry in todo}
+    CACHE.write_text(json.dumps(sorted(seen & {key for name, key in keys.items() if name not in bad})))
     if bad:
         print(f"clang-tidy found fault with {len(bad)} sources:")
         print("\n".join(sorted(bad)))

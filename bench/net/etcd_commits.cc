@@ -3,6 +3,8 @@
 //
 // etcd_commits URL ROUNDS SECONDS: rounds of both in turn, then the time from a commit on one store
 // until another one shows it. Prints one line of JSON. bench/net/etcd starts the server.
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -25,6 +27,13 @@ using btd::net::EtcdOptions;
 using btd::net::EtcdStore;
 
 constexpr int kThreads = 8;
+
+// Rows of this run: the server may have those of an earlier one.
+const std::string& run() {
+  static const std::string name = std::to_string(::getpid()) + "-" +
+                                  std::to_string(EtcdClock::now().time_since_epoch().count());
+  return name;
+}
 
 // The rows of a create: the inode, the name, the directory's inode as it was and will be, the
 // request's result.
@@ -57,7 +66,7 @@ std::string raw_create(int round, int thread, int i) {
     btd::net::append_base64(out, bytes);
     return out + "\"";
   };
-  const std::string prefix = "/raw/" + std::to_string(round) + "/";
+  const std::string prefix = "/raw/" + run() + "/" + std::to_string(round) + "/";
   const auto put = [&](const std::string& key, const std::string& value) {
     return "{\"request_put\":{\"key\":" + text(prefix + key) + ",\"value\":" + text(value) + "}}";
   };
@@ -96,7 +105,7 @@ double rate(double seconds, const One& one) {
 }
 
 std::unique_ptr<EtcdStore> open_store(EtcdOptions options, const std::string& prefix) {
-  options.prefix = prefix;
+  options.prefix = prefix + run() + "/";
   auto store = EtcdStore::open(options);
   if (!store) {
     std::fprintf(stderr, "%s\n", store.error().message.c_str());

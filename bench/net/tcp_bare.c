@@ -3,10 +3,16 @@
  *
  *   tcp_bare pingpong REQUEST REPLY SECONDS spin|sleep   a request of so many bytes, and its reply
  *   tcp_bare stream BYTES SECONDS                        one sender, so many bytes a call
+ *
+ * With TCP_BARE_ADDRESS=IPV4 and TCP_BARE_NETWORK=/run/netns/NAME the server is in that network
+ * namespace, and the client where the program was started.
  */
+#include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -102,6 +108,28 @@ static void stream_to(int fd, size_t size, double seconds) {
   printf("{\"bytes_per_second\": %.0f}\n", (double)sum / seconds);
 }
 
+/* Where the server listens: sockets stay in the network in which they were made. */
+static int listen_at(struct sockaddr_in* address) {
+  const char* network = getenv("TCP_BARE_NETWORK");
+  const char* host = getenv("TCP_BARE_ADDRESS");
+  const int here = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+  if (network) {
+    const int there = open(network, O_RDONLY | O_CLOEXEC);
+    if (there < 0 || setns(there, CLONE_NEWNET) != 0) die(network);
+    close(there);
+  }
+  *address = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+  if (host && inet_pton(AF_INET, host, &address->sin_addr) != 1) die("TCP_BARE_ADDRESS");
+  const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  socklen_t size = sizeof(*address);
+  if (bind(listener, (struct sockaddr*)address, size) != 0 || listen(listener, 1) != 0 ||
+      getsockname(listener, (struct sockaddr*)address, &size) != 0)
+    die("listen");
+  if (network && setns(here, CLONE_NEWNET) != 0) die("setns");
+  close(here);
+  return listener;
+}
+
 int main(int argc, char** argv) {
   const int is_pingpong = argc == 6 && strcmp(argv[1], "pingpong") == 0;
   const int is_stream = argc == 4 && strcmp(argv[1], "stream") == 0;
@@ -115,12 +143,9 @@ int main(int argc, char** argv) {
   const size_t second = is_pingpong ? strtoul(argv[3], NULL, 10) : 0;
   const double seconds = strtod(argv[is_pingpong ? 4 : 3], NULL);
   const int flags = is_pingpong && strcmp(argv[5], "spin") == 0 ? MSG_DONTWAIT : 0;
-  const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
-  struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
-  socklen_t size = sizeof(address);
-  if (bind(listener, (struct sockaddr*)&address, size) != 0 || listen(listener, 1) != 0 ||
-      getsockname(listener, (struct sockaddr*)&address, &size) != 0)
-    die("listen");
+  const int one = 1;
+  struct sockaddr_in address;
+  const int listener = listen_at(&address);
   const pid_t server = fork();
   if (server < 0) die("fork");
   if (server == 0) {
@@ -137,7 +162,7 @@ int main(int argc, char** argv) {
   }
   if (!pin(1)) die("sched_setaffinity");
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (connect(fd, (struct sockaddr*)&address, size) != 0) die("connect");
+  if (connect(fd, (struct sockaddr*)&address, sizeof(address)) != 0) die("connect");
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
   if (is_pingpong) {
     ask(fd, first, second, seconds, flags);

@@ -13,6 +13,7 @@
 #include "fs/check/backing_files.h"
 #include "fs/check/findings.h"
 #include "fs/check/names.h"
+#include "fs/cluster/join.h"
 #include "fs/pool/contents.h"
 #include "fs/pool/emulate.h"
 #include "fs/pool/pool.h"
@@ -158,6 +159,7 @@ Status check_all(const std::string& path, Findings& findings) {
     return {};
   }
   findings.settle();
+  BTD_TRY(cluster::judge_alone((*pool)->meta(), path));
   return check_open_pool(path, **pool, findings);
 }
 

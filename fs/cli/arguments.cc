@@ -43,6 +43,8 @@ Arguments Arguments::command(const char* name, const char* summary) {
   return Arguments(*made);
 }
 
+void Arguments::commands_are_optional() { app_.require_subcommand(0, 1); }
+
 bool Arguments::given() const { return app_.parsed(); }
 
 std::string Arguments::name() const { return app_.get_name(); }

@@ -33,6 +33,9 @@ class Arguments {
   // A command of its own, one of which must be given; hidden if it has no summary.
   Arguments command(const char* name, const char* summary);
 
+  // None of the commands declared so far needs to be given.
+  void commands_are_optional();
+
   // After parsing: whether this command was named.
   [[nodiscard]] bool given() const;
   [[nodiscard]] std::string name() const;

@@ -41,8 +41,10 @@ std::unique_ptr<Command> make_ls_command();
 std::unique_ptr<Command> make_check_command();
 std::unique_ptr<Command> make_heap_command();
 std::unique_ptr<Command> make_net_command();
+std::unique_ptr<Command> make_cluster_command();
 std::unique_ptr<Command> make_version_command();
 std::unique_ptr<Command> make_worker_command();
+std::unique_ptr<Command> make_notifier_command();
 
 // mount.bartender: what mount(8) calls. Arguments, messages and exit codes are mount(8)'s.
 int run_mount_helper(int argc, char** argv);

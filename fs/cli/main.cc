@@ -31,8 +31,10 @@ constexpr Entry kCommands[] = {
     {"check", "Verify a pool that is not mounted, and repair it", make_check_command},
     {"heap", "Heaps of programs: list, verify, and see inside", make_heap_command},
     {"net", "Measure the transport between nodes", make_net_command},
+    {"cluster", "Nodes that share one namespace", make_cluster_command},
     {"version", "Versions of btd and what it stands on", make_version_command},
     {"worker", "", make_worker_command},
+    {"notifier", "", make_notifier_command},
 };
 
 constexpr const char* kTour = R"(A first tour, as root:

@@ -35,6 +35,7 @@ constexpr unsigned kMaxIdleIds = 1U << 20;
 
 const Option kOptions[] = {
     {"allow_other", &MountOptions::allow_other},
+    {"cluster", &MountOptions::cluster},
     {"idle_ids", Number{&MountOptions::idle_ids, kMaxIdleIds}},
     {"io_uring", &MountOptions::io_uring},
     {"log_level", &MountOptions::log_level},
@@ -172,6 +173,11 @@ Status apply_number(std::string_view name, std::int64_t value, MountOptions& opt
 }
 
 Status apply_text(std::string_view name, std::string_view value, MountOptions& options) {
+  if (name == "cluster") {
+    if (value.empty()) return wrong_value(name, "the path of the cluster file");
+    options.cluster = value;
+    return {};
+  }
   if (name != "log_level") return fail(ENOENT);
   if (!holds(kLogLevels, value)) {
     return wrong_value(name,

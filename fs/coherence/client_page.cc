@@ -87,7 +87,12 @@ PageOutput on_run(const ClientPage& old) {
 }
 
 PageOutput on_recall(const ClientPage& old, Version version, Notice fresh, const Rules& rules) {
-  if (old.recall != 0) return stays(old, ClientReason::kRecallTwice);
+  // A home that began anew numbers anew: its latest recall of a page is the one that it awaits.
+  if (old.recall != 0) {
+    PageOutput out = stays(old, ClientReason::kRecallTwice);
+    out.next.recall = version;
+    return out;
+  }
   PageOutput out = stays(old, ClientReason::kNotHeld);
   switch (old.state) {
     case PageState::kInvalid:

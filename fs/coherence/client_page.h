@@ -49,7 +49,7 @@ enum class ClientReason : std::uint8_t {
   kRecallWhileFilling,
   kRecallOfHeld,
   kRecallWhileDropping,
-  kRecallTwice,  // home does not do that
+  kRecallTwice,  // by a home that does not know whether it was heard
   kFirstWriter,  // shared pages go before the node may store
   kOldNotice,
   kDropReturned,

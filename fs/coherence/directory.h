@@ -15,6 +15,7 @@ struct Entry {
   Version version = 0;   // of the running recall
   Time granted_at{};     // the last time that a node got it
   bool is_lost = false;  // its owner was fenced: what it stored last is not here
+  bool is_cut = false;   // a resize cut it off: until the recall is over, nothing is stored into it
 
   friend bool operator==(const Entry&, const Entry&) = default;
 };
@@ -63,7 +64,10 @@ struct Entry {
   entry = dropped(entry, node);
   if (kept == Rights::kShared) entry = shared_with(entry, node);
   entry.awaited = entry.awaited.without(node);
-  if (entry.awaited.empty()) entry.version = 0;
+  if (entry.awaited.empty()) {
+    entry.version = 0;
+    entry.is_cut = false;
+  }
   return entry;
 }
 

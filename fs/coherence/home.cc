@@ -49,7 +49,7 @@ struct Home::Step {
       set(message.page, dropped(old, node));
       because(HomeReason::kAskerHoldsNothing);
     }
-    if (rules.answer_beyond_end && message.page >= pages_of(state.bytes))
+    if (message.page >= pages_of(state.bytes))
       return refuse(node, message.page, EIO, HomeReason::kBeyondEnd);
     queue({.kind = Kind::kAcquire,
            .rights = message.rights,
@@ -78,6 +78,11 @@ struct Home::Step {
     WriteBack kept = message;
     const std::uint64_t at = message.first * kPageBytes;
     kept.bytes = std::min(message.bytes, state.bytes > at ? state.bytes - at : 0);
+    for (Page page = range.first; page < range.end(); ++page)
+      if (entry(page).is_cut) {
+        kept.bytes = std::min(kept.bytes, (page - range.first) * kPageBytes);
+        break;
+      }
     because(HomeReason::kOwnerWroteBack);
     out.actions.emplace_back(home_action::StoreBack{node, kept});
   }
@@ -120,13 +125,29 @@ struct Home::Step {
   void queue(const Transaction& transaction) {
     if (state.transactions.size() < limits.transactions) {
       because(HomeReason::kQueued);
-      state.transactions.push_back(transaction);
+      state.transactions.insert(place_of(transaction), transaction);
     } else if (transaction.kind == Kind::kAcquire) {
       refuse(transaction.node, transaction.range.first, EBUSY, HomeReason::kTooMany);
     } else {
       because(HomeReason::kTooMany);
       send(transaction.node, Done{.request = transaction.request, .error = EBUSY});
     }
+  }
+
+  [[nodiscard]] std::vector<Transaction>::iterator place_of(const Transaction& transaction) const {
+    if (transaction.kind != Kind::kResize) return state.transactions.end();
+    return std::find_if(state.transactions.begin(), state.transactions.end(),
+                        [](const Transaction& older) {
+                          return older.kind != Kind::kResize && older.phase < Phase::kApplying;
+                        });
+  }
+
+  // Nodes whose kernels write nothing back before their resize is over.
+  [[nodiscard]] NodeSet frozen() const {
+    NodeSet nodes;
+    for (const Transaction& transaction : state.transactions)
+      if (transaction.kind == Kind::kResize) nodes = nodes.with(transaction.node);
+    return nodes;
   }
 
   // ---- transactions
@@ -144,17 +165,27 @@ struct Home::Step {
   }
 
   [[nodiscard]] bool is_blocked(std::size_t index) const {
-    const PageRange& range = state.transactions[index].range;
-    return std::any_of(state.transactions.begin(),
-                       state.transactions.begin() + static_cast<std::ptrdiff_t>(index),
-                       [&](const Transaction& older) { return older.range.overlaps(range); });
+    const Transaction& mine = state.transactions[index];
+    if (mine.phase >= Phase::kApplying) return false;
+    const bool is_change = mine.kind == Kind::kDirectWrite || mine.kind == Kind::kResize;
+    for (std::size_t i = 0; i < state.transactions.size(); ++i) {
+      const Transaction& other = state.transactions[i];
+      // A resize passed those that did not take effect then, but not one that takes effect now.
+      const bool is_before =
+          i < index || (mine.kind == Kind::kResize && other.phase >= Phase::kApplying);
+      // One that has taken effect waits for kernels only, which may wait for fills.
+      const bool is_in_the_way = is_change || other.phase != Phase::kSizing;
+      if (i != index && is_before && is_in_the_way && other.range.overlaps(mine.range)) return true;
+    }
+    return false;
   }
 
   // True: it is over.
   bool move(Transaction& transaction) {
+    if (transaction.kind == Kind::kNothing) return true;  // acknowledgements end its recalls
     if (transaction.phase == Phase::kQueued) begin(transaction);
     if (transaction.phase == Phase::kResiding && now >= transaction.ready_at) recall(transaction);
-    if (transaction.phase == Phase::kRecalling && !is_awaited(affected(transaction)))
+    if (transaction.phase == Phase::kRecalling && !is_awaited(transaction))
       return take_effect(transaction);
     if (transaction.phase == Phase::kSizing && transaction.unsized.empty()) {
       because(HomeReason::kSizeTaken);
@@ -178,9 +209,11 @@ struct Home::Step {
       visit(at->first, at->second);
   }
 
-  bool is_awaited(PageRange range) {
+  bool is_awaited(const Transaction& transaction) {
+    const NodeSet ignored = transaction.kind == Kind::kResize ? frozen() : NodeSet{};
     bool awaited = false;
-    for_entries(range, [&](Page, const Entry& at) { awaited |= !at.awaited.empty(); });
+    for_entries(affected(transaction),
+                [&](Page, const Entry& at) { awaited |= !at.awaited.without(ignored).empty(); });
     return awaited;
   }
 
@@ -197,7 +230,7 @@ struct Home::Step {
         // The writer's node too: its other threads may have filled the page meanwhile.
         return rules.recall_direct_writer ? holders(at) : holders(at).without(transaction.node);
       case Kind::kResize:
-        return holders(at);
+        return holders(at).without(frozen());
       case Kind::kNothing:
         return {};
     }
@@ -222,16 +255,17 @@ struct Home::Step {
     const bool is_read =
         transaction.kind == Kind::kAcquire && transaction.rights == Rights::kShared;
     for_entries(affected(transaction), [&](Page page, Entry& at) {
-      const NodeSet from = to_recall(transaction, at);
+      // A resize may find the recall of a transaction that it passed: it adds who is missing.
+      const NodeSet from = to_recall(transaction, at).without(at.awaited);
       if (from.empty()) return;
       if (at.state == Rights::kOwned) state.contended[page / limits.units[1]] = now;
-      const Version version = ++state.last_version;
+      const Version version = at.awaited.empty() ? ++state.last_version : at.version;
       from.for_each([&](NodeSlot node) {
         send(node, Recall{.page = page,
                           .version = version,
                           .to = is_read ? Rights::kShared : Rights::kNone});
       });
-      at = recalled(at, rules.await_acks ? from : NodeSet{}, version);
+      at = recalled(at, rules.await_acks ? from.with(at.awaited) : NodeSet{}, version);
       because(HomeReason::kHeldByOthers);
     });
   }
@@ -349,11 +383,17 @@ struct Home::Step {
 
   // ---- sizes
 
-  void applied(NodeSlot node, Request request) {
+  void applied(const home_event::Applied& event) {
     for (Transaction& transaction : state.transactions) {
-      if (transaction.phase != Phase::kApplying || transaction.node != node ||
-          transaction.request != request)
+      if (transaction.phase != Phase::kApplying || transaction.node != event.node ||
+          transaction.request != event.request)
         continue;
+      if (event.error != 0) {
+        because(HomeReason::kNotApplied);
+        send(event.node, Done{.request = event.request, .error = event.error});
+        transaction.kind = Kind::kNothing;
+        return;
+      }
       const bool is_resize = transaction.kind == Kind::kResize;
       transaction.bytes = is_resize ? transaction.bytes : std::max(transaction.bytes, state.bytes);
       transaction.phase = Phase::kSizing;
@@ -365,9 +405,8 @@ struct Home::Step {
   void publish_size(Transaction& transaction) {
     state.bytes = transaction.bytes;
     transaction.version = ++state.last_version;
-    if (rules.answer_beyond_end) answer_beyond_end();
-    for_entries({pages_of(state.bytes), kAllPages.count}, [](Page, Entry& at) { at = {}; });
-    std::erase_if(state.pages, [](const auto& at) { return is_idle(at.second); });
+    answer_beyond_end();
+    cut_off();
     state.users.for_each([&](NodeSlot user) {
       send(user, SizeChange{.bytes = state.bytes, .version = transaction.version});
     });
@@ -375,12 +414,26 @@ struct Home::Step {
     because(HomeReason::kSizePublished);
   }
 
-  // A kernel that takes the new size waits for its fills beyond it: they cannot wait for the size.
-  // All of them stand behind the transaction that changes it, which so keeps its place.
+  // Kernels that wait for a resize have pages beyond the end, and keep them until it is over.
+  void cut_off() {
+    for_entries({pages_of(state.bytes), kAllPages.count}, [&](Page page, Entry& at) {
+      at.is_lost = false;
+      const NodeSet from = holders(at).without(at.awaited);
+      if (holders(at).empty()) return;
+      const Version version = at.awaited.empty() ? ++state.last_version : at.version;
+      from.for_each([&](NodeSlot node) { send(node, Recall{.page = page, .version = version}); });
+      at = recalled(at, from.with(at.awaited), version);
+      at.is_cut = true;
+    });
+    std::erase_if(state.pages, [](const auto& at) { return is_idle(at.second); });
+  }
+
+  // A kernel that takes the new size waits for its fills beyond it: they cannot wait for a node
+  // whose resize this is, nor for another change. All of them stand behind the transaction that
+  // changes the size, which so keeps its place.
   void answer_beyond_end() {
     std::erase_if(state.transactions, [&](const Transaction& waiting) {
-      if (waiting.kind != Kind::kAcquire || waiting.phase != Phase::kQueued ||
-          waiting.range.first < pages_of(state.bytes))
+      if (waiting.kind != Kind::kAcquire || waiting.range.first < pages_of(state.bytes))
         return false;
       refuse(waiting.node, waiting.range.first, EIO, HomeReason::kBeyondEnd);
       return true;
@@ -408,6 +461,19 @@ struct Home::Step {
     }
   }
 
+  void tell_again(NodeSlot node) {
+    because(HomeReason::kToldAgain);
+    for (Transaction& transaction : state.transactions) {
+      if (transaction.node == node && transaction.phase < Phase::kApplying)
+        transaction.kind = Kind::kNothing;
+      if (transaction.unsized.has(node))
+        send(node, SizeChange{.bytes = state.bytes, .version = transaction.version});
+    }
+    for_entries(kAllPages, [&](Page page, const Entry& at) {
+      if (at.awaited.has(node)) send(node, Recall{.page = page, .version = at.version});
+    });
+  }
+
   void accept_loss(Page page) {
     Entry next = entry(page);
     next.is_lost = false;
@@ -424,9 +490,10 @@ struct Home::Step {
     }
     std::visit([&](const auto& message) { take(event.node, message); }, event.message);
   }
-  void on(const home_event::Applied& event) { applied(event.node, event.request); }
+  void on(const home_event::Applied& event) { applied(event); }
   void on(const home_event::Timer&) {}
   void on(const home_event::Attached& event) { state.users = state.users.with(event.node); }
+  void on(const home_event::Resumed& event) { tell_again(event.node); }
   void on(const home_event::Detached& event) { fence(event.node, false); }
   void on(const home_event::Fenced& event) { fence(event.node, true); }
   void on(const home_event::LossAccepted& event) { accept_loss(event.page); }

@@ -6,6 +6,9 @@
 // may not hold its pages on, waits for their acknowledgements, and takes effect. Acknowledgements
 // and write-backs pass by the list.
 //
+// A resize passes those that do not take effect yet. While a kernel waits for one it writes nothing
+// back, so nothing may wait for it: neither the resize for others, nor it for their pages.
+//
 // Assumes: the caller carries out actions in their order; channels to clients keep their order.
 // Not thread-safe.
 #pragma once
@@ -26,7 +29,7 @@ struct Transaction {
     kDirectRead,
     kDirectWrite,
     kResize,
-    kNothing,  // its node was lost while others were recalled for it
+    kNothing,  // over: its node was lost, or it could not be applied
   };
   enum class Phase : std::uint8_t {
     kQueued,
@@ -52,13 +55,19 @@ struct Arrived {
   NodeSlot node = 0;
   ToHome message;
 };
-// What an Apply asked for is durable.
+// What an Apply asked for is done; or it failed and changed nothing: then its node is told.
 struct Applied {
   NodeSlot node = 0;
   Request request = 0;
+  std::uint16_t error = 0;
 };
 struct Timer {};
 struct Attached {
+  NodeSlot node = 0;
+};
+// The node's channel broke and is another one now. What it asked for it asks for again, and what
+// it was told may not have reached it; its kernel has what it had.
+struct Resumed {
   NodeSlot node = 0;
 };
 // The node has nothing of the allocation any more, and said so.
@@ -76,9 +85,9 @@ struct LossAccepted {
 };
 }  // namespace home_event
 
-using HomeEvent =
-    std::variant<home_event::Arrived, home_event::Applied, home_event::Timer, home_event::Attached,
-                 home_event::Detached, home_event::Fenced, home_event::LossAccepted>;
+using HomeEvent = std::variant<home_event::Arrived, home_event::Applied, home_event::Timer,
+                               home_event::Attached, home_event::Resumed, home_event::Detached,
+                               home_event::Fenced, home_event::LossAccepted>;
 
 namespace home_action {
 // With the present contents of `contents` behind it, unless that is empty.
@@ -139,6 +148,8 @@ enum class HomeReason : std::uint8_t {
   kUnexpectedAck,
   kNotAUser,
   kTooMany,
+  kNotApplied,
+  kToldAgain,  // a node whose channel broke
   kNodeFenced,
   kLossAccepted,
 };

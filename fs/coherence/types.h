@@ -39,8 +39,14 @@ class NodeSet {
   [[nodiscard]] constexpr NodeSet with(NodeSlot node) const {
     return NodeSet{bits_ | of(node).bits_};
   }
+  [[nodiscard]] constexpr NodeSet with(NodeSet others) const {
+    return NodeSet{bits_ | others.bits_};
+  }
   [[nodiscard]] constexpr NodeSet without(NodeSlot node) const {
     return NodeSet{bits_ & ~of(node).bits_};
+  }
+  [[nodiscard]] constexpr NodeSet without(NodeSet others) const {
+    return NodeSet{bits_ & ~others.bits_};
   }
   // Calls `visit(NodeSlot)`, lowest first.
   template <class Visit>
@@ -105,7 +111,6 @@ struct Rules {
   bool recall_direct_writer = true;
   bool recall_before_direct_read = true;
   bool report_lost = true;
-  bool answer_beyond_end = true;
   bool await_size_acks = true;
 };
 

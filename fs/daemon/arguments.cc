@@ -1,7 +1,9 @@
-// WorkerArgs as one argument of a command line.
+// What the supervisor tells its children, each as one argument of a command line.
+#include <charconv>
 #include <nlohmann/json.hpp>
 
 #include "fs/daemon/daemon.h"
+#include "fs/daemon/notifier.h"
 
 namespace btd {
 
@@ -39,21 +41,14 @@ std::string unpack(const std::string& text) {
 }  // namespace
 
 std::string WorkerArgs::to_argument() const {
-  const nlohmann::json j = {{"pool", pack(pool)},
-                            {"mountpoint", pack(mountpoint)},
-                            {"log_level", log_level},
-                            {"version", version},
-                            {"foreground", foreground},
-                            {"io_uring", io_uring},
-                            {"passthrough", passthrough},
-                            {"threads", threads},
-                            {"spin_us", spin_us},
-                            {"idle_ids", idle_ids},
-                            {"share_processor", share_processor},
-                            {"control_fd", control_fd},
-                            {"lock_fd", lock_fd},
-                            {"state_fd", state_fd},
-                            {"supervisor_pid", supervisor_pid}};
+  const nlohmann::json j = {{"pool", pack(pool)},       {"mountpoint", pack(mountpoint)},
+                            {"cluster", pack(cluster)}, {"log_level", log_level},
+                            {"version", version},       {"foreground", foreground},
+                            {"io_uring", io_uring},     {"passthrough", passthrough},
+                            {"threads", threads},       {"spin_us", spin_us},
+                            {"idle_ids", idle_ids},     {"share_processor", share_processor},
+                            {"control_fd", control_fd}, {"lock_fd", lock_fd},
+                            {"state_fd", state_fd},     {"supervisor_pid", supervisor_pid}};
   return j.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
 }
 
@@ -64,6 +59,7 @@ Result<WorkerArgs> WorkerArgs::parse(std::string_view argument) {
   try {
     args.pool = unpack(j.at("pool").get<std::string>());
     args.mountpoint = unpack(j.at("mountpoint").get<std::string>());
+    args.cluster = unpack(j.value("cluster", ""));
     args.log_level = j.value("log_level", "info");
     args.version = j.value("version", "unknown");
     args.foreground = j.value("foreground", false);
@@ -80,6 +76,29 @@ Result<WorkerArgs> WorkerArgs::parse(std::string_view argument) {
   } catch (const nlohmann::json::exception&) {
     return fail(EINVAL, "'btd worker' got arguments of another version of 'btd mount'");
   }
+  return args;
+}
+
+std::string NotifierArgs::to_argument() const {
+  std::string text;
+  for (const long number : {static_cast<long>(fuse_fd), static_cast<long>(socket),
+                            static_cast<long>(lifeline), static_cast<long>(connection)})
+    text += std::to_string(number) + " ";
+  return text + mountpoint;
+}
+
+Result<NotifierArgs> NotifierArgs::parse(std::string_view argument) {
+  NotifierArgs args;
+  const auto take = [&argument](auto& number) {
+    const auto [end, error] =
+        std::from_chars(argument.data(), argument.data() + argument.size(), number);
+    const bool is_good = error == std::errc{} && end != argument.data() + argument.size();
+    if (is_good) argument.remove_prefix(static_cast<std::size_t>(end - argument.data()) + 1);
+    return is_good;
+  };
+  if (!take(args.fuse_fd) || !take(args.socket) || !take(args.lifeline) || !take(args.connection))
+    return fail(EINVAL, "`btd notifier` is started by `btd mount` alone");
+  args.mountpoint = argument;
   return args;
 }
 

@@ -18,9 +18,11 @@
 
 namespace btd {
 
-// The bits of the file handle of a regular file; 0 allows nothing.
+// The lowest bits of the file handle of a regular file; 0 allows nothing.
 inline constexpr std::uint64_t kHandleReads = 1;
 inline constexpr std::uint64_t kHandleWrites = 2;
+inline constexpr std::uint64_t kHandleAccess = kHandleReads | kHandleWrites;
+inline constexpr unsigned kHandleBits = 9;  // with kHandleCoherent; above, what names the open
 std::uint64_t handle_of_open(int flags);
 
 struct Grant {

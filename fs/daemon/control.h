@@ -19,13 +19,14 @@ enum class Word : std::uint32_t {
   kServe,     // with the /dev/fuse descriptor
   kStop,      // finish what is in hand, close the pool, exit
   kLogLevel,  // text: the level
+  kNotifier,  // code: its pid; with the socket to it, or none if there is no notifier
 };
 
 struct ControlMessage {
   Word word{};
   int code = 0;
   std::string text;  // cut off at kMaxText bytes
-  UniqueFd fd;       // kServe only
+  UniqueFd fd;       // kServe and kNotifier only
   static constexpr std::size_t kMaxText = 480;
 };
 

@@ -16,6 +16,8 @@ namespace btd {
 struct MountOptions {
   std::string pool;
   std::string mountpoint;
+  std::string
+      cluster;  // the cluster file of a node of a cluster (fs/cluster/options.h); else empty
   bool foreground = false;
   std::string log_level = "info";  // trace, debug, info, warn, error, critical, off
   bool allow_other = true;         // without root it needs user_allow_other in /etc/fuse.conf
@@ -38,6 +40,7 @@ struct MountOptions {
 struct WorkerArgs {
   std::string pool;
   std::string mountpoint;
+  std::string cluster;
   std::string log_level;
   std::string version;
   bool foreground = false;

@@ -17,8 +17,9 @@ constexpr std::size_t kMost = 16 * kCrowd;
 
 }  // namespace
 
-Erasure::Erasure(Namespace& names, const BackingStore& backing) : names_(names), backing_(backing) {
-  if (backing_.outlives_machine()) thread_ = std::thread([this] { loop(); });
+Erasure::Erasure(Namespace& names, const BackingStore& backing, bool later)
+    : names_(names), backing_(backing) {
+  if (later || backing_.outlives_machine()) thread_ = std::thread([this] { loop(); });
 }
 
 Erasure::~Erasure() {

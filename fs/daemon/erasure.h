@@ -19,7 +19,8 @@ namespace btd {
 
 class Erasure {
  public:
-  Erasure(Namespace& names, const BackingStore& backing);
+  // `later`: a commit takes long, so nobody waits for one.
+  Erasure(Namespace& names, const BackingStore& backing, bool later);
   ~Erasure();  // erases all that waits
   Erasure(const Erasure&) = delete;
   Erasure& operator=(const Erasure&) = delete;

@@ -23,7 +23,8 @@ constexpr unsigned kBacklog = 16;      // requests in a row without a wait that 
 constexpr std::uint32_t kSetSize = 8;  // in the first word of a SETATTR
 
 bool has_no_reply(std::uint32_t opcode) {
-  return opcode == proto::kForget || opcode == proto::kBatchForget || opcode == proto::kInterrupt;
+  return opcode == proto::kForget || opcode == proto::kBatchForget || opcode == proto::kInterrupt ||
+         opcode == proto::kNotifyReply;
 }
 
 }  // namespace
@@ -101,6 +102,8 @@ class RequestLoop::Worker {
     const proto::InHeader& in = header();
     const std::uint64_t unique = in.unique & ~proto::kUniqueResent;
     CurrentRequest& current = current_request();
+    if (in.opcode == proto::kInterrupt && loop_.options_.interrupted) return interrupted();
+    if (in.opcode == proto::kNotifyReply && loop_.options_.notified) return notified();
     if (has_no_reply(in.opcode)) {
       current = {};
       process();
@@ -125,6 +128,7 @@ class RequestLoop::Worker {
 
   // Whether the request may keep its thread for long.
   [[nodiscard]] bool may_take_long() const {
+    if (is_about_others_file()) return false;  // it tells when it is about to sleep
     switch (header().opcode) {
       case proto::kRead:
       case proto::kWrite:
@@ -148,6 +152,13 @@ class RequestLoop::Worker {
     }
   }
 
+  // A file of another node.
+  [[nodiscard]] bool is_about_others_file() const {
+    const auto& node = loop_.options_.node;
+    return node && header().nodeid < kFirstVirtualId &&
+           loop_.options_.home_of(header().nodeid) != *node;
+  }
+
   void run() {
     while (!loop_.stopping_.load()) {
       std::unique_lock lead(loop_.lead_);
@@ -164,18 +175,32 @@ class RequestLoop::Worker {
           std::call_once(loop_.ended_once_, loop_.ended_);
           return;
         }
-        if (may_take_long() || (in_a_row >= kBacklog && !loop_.companion_->beside())) {
-          loop_.companion_->leave();
-          lead.unlock();
+        if (may_take_long() || (in_a_row >= backlog() && !loop_.companion_->beside())) {
+          hand_on(lead);
+          execute();
         } else {
-          loop_.companion_->serve(static_cast<pid_t>(header().pid), monotonic_ns(), in_a_row == 0);
+          serve_as_leader(lead, in_a_row == 0);
         }
-        execute();
       }
     }
   }
 
  private:
+  void hand_on(std::unique_lock<std::mutex>& lead) {
+    loop_.companion_->leave();
+    lead.unlock();
+  }
+
+  // Where a request asks another node, the next one in a row already is another thread's.
+  [[nodiscard]] unsigned backlog() const { return is_about_others_file() ? 1 : kBacklog; }
+
+  void serve_as_leader(std::unique_lock<std::mutex>& lead, bool waited) {
+    loop_.companion_->serve(static_cast<pid_t>(header().pid), monotonic_ns(), waited);
+    const std::function<void()> hook = [&] { hand_on(lead); };
+    const BeforeSleep before_sleep(hook);
+    execute();
+  }
+
   Got spin_or_sleep(std::uint64_t from) {
     const std::uint64_t until = from + (loop_.companion_->beside() ? 0 : spin_.spin_ns());
     while (monotonic_ns() < until)
@@ -187,6 +212,17 @@ class RequestLoop::Worker {
       if (loop_.stopping_.load()) return Got::kEnd;
       if (const Got got = read_now(); got != Got::kNothing) return got;
     }
+  }
+
+  void interrupted() {
+    if (size_ < sizeof(proto::InterruptIn)) return;
+    const auto& in = *reinterpret_cast<const proto::InterruptIn*>(buffer_.data());
+    loop_.options_.interrupted(in.unique & ~proto::kUniqueResent);
+  }
+
+  void notified() const {
+    if (size_ < sizeof(proto::RetrieveIn)) return;
+    loop_.options_.notified(header().unique, size_ - sizeof(proto::RetrieveIn));
   }
 
   void process() {

@@ -51,6 +51,14 @@ std::string_view opcode_name(std::uint32_t opcode) {
       return "statfs";
     case proto::kRelease:
       return "release";
+    case proto::kFlush:
+      return "flush";
+    case proto::kGetlk:
+      return "getlk";
+    case proto::kSetlk:
+      return "setlk";
+    case proto::kSetlkw:
+      return "setlkw";
     case proto::kFsync:
       return "fsync";
     case proto::kIoctl:

@@ -229,11 +229,17 @@ unsigned connection_number(const std::string& mountpoint) {
   return number;
 }
 
-void abort_connection(unsigned number) {
-  if (number == 0) return;
+void set_read_ahead(unsigned number, unsigned kib) {
+  std::ofstream("/sys/class/bdi/0:" + std::to_string(number) + "/read_ahead_kb") << kib;
+}
+
+void end_connection(unsigned number, const std::string& mountpoint) {
   const std::string path = "/sys/fs/fuse/connections/" + std::to_string(number) + "/abort";
-  UniqueFd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
-  if (fd) (void)!write(fd.get(), "1", 1);
+  const UniqueFd fd(number == 0 ? -1 : open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  if (fd && write(fd.get(), "1", 1) == 1) return;
+  // Not whatever is mounted there now: only that connection.
+  if (number != 0 && connection_number(mountpoint) == number)
+    (void)umount2(mountpoint.c_str(), UMOUNT_NOFOLLOW | MNT_FORCE | MNT_DETACH);
 }
 
 }  // namespace btd

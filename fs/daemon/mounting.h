@@ -33,7 +33,12 @@ Status unmount_fuse(const std::string& mountpoint, bool lazy);
 // The number of a mount's connection in /sys/fs/fuse/connections; 0 if it cannot be told.
 unsigned connection_number(const std::string& mountpoint);
 
-// Ends the connection by fusectl if that is mounted; else closing the descriptor has to do.
-void abort_connection(unsigned number);
+// How far the kernel reads ahead at most in files that go through its page cache. Where it does not
+// let itself be told, it stays at its own.
+void set_read_ahead(unsigned number, unsigned kib);
+
+// Ends the connection: by fusectl, or where that is not mounted by an unmount by force. What waits
+// in the kernel fails then, also where somebody has a descriptor of it.
+void end_connection(unsigned number, const std::string& mountpoint);
 
 }  // namespace btd

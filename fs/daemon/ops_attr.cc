@@ -3,6 +3,9 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
+#include "fs/daemon/cluster_node.h"
+#include "fs/daemon/ops_coherent.h"
+#include "fs/daemon/ops_remote.h"
 #include "fs/daemon/server.h"
 #include "fs/daemon/space.h"
 
@@ -107,24 +110,72 @@ bool changes_row(const AttrChange& change) {
 
 // The inode as it is after all writes so far, those past the daemon too.
 Result<Inode> noticed(const Server& s, const Inode& inode) {
-  if ((inode.mode & kPrivilegeBits) == 0) return inode;
+  if ((inode.mode & kPrivilegeBits) == 0 || !s.is_home(inode.id)) return inode;
   BTD_ASSIGN(const struct stat backing, s.backing().stat(inode.id));
   return with_noticed_writes(s, inode, backing);
 }
 
 Status change_file(Server& s, const Inode& inode, const struct stat& attr, int to_set,
                    const timespec* times) {
+  if (!s.is_home(inode.id)) return away::change(s, inode.id, attr, to_set, times);
+  SharedFd fd;  // as long as it is open the file is not moved
+  if (s.cluster != nullptr || (to_set & FUSE_SET_ATTR_SIZE) != 0) {
+    BTD_ASSIGN(fd, s.files.descriptor(inode.id));
+  }
   if ((to_set & FUSE_SET_ATTR_SIZE) != 0) {
-    BTD_ASSIGN(const SharedFd fd, s.files.descriptor(inode.id));
+    BTD_ASSIGN(const auto unmapped, unmapped_for_peers(s, inode.id));
     BTD_TRY(space::resize(fd->get(), attr.st_size, (inode.flags & kInodeSparse) != 0));
   }
   if (times[0].tv_nsec == UTIME_OMIT && times[1].tv_nsec == UTIME_OMIT) return {};
   BTD_TRY(s.backing().set_times(inode.id, times));
-  return (inode.mode & kPrivilegeBits) != 0 ? watch_privilege_bits(s, inode.id) : Status{};
+  return (inode.mode & kPrivilegeBits) != 0 ? s.files.watch_writes(inode.id) : Status{};
 }
 
-// Every step is idempotent, and the row changes last: a request sent again does all of it again
-// unless the row shows that nothing is left to do.
+// It may be moved to another node, or come here, just when it is changed.
+Status change_file_where_it_is(Server& s, const Inode& inode, const struct stat& attr, int to_set,
+                               const timespec* times) {
+  constexpr int kAttempts = 4;
+  Status done;
+  for (int i = 0; i < kAttempts; ++i) {
+    done = change_file(s, inode, attr, to_set, times);
+    if (done || done.error().code != ESTALE || s.cluster == nullptr) break;
+  }
+  return done;
+}
+
+// The inode afterwards. Every step is idempotent, and the row changes last: a request sent again
+// does all of it again unless the row shows that nothing is left to do.
+Result<Inode> change_all(Server& s, Inode inode, const struct stat& attr, int to_set,
+                         const RequestTag& tag) {
+  const timespec times[2] = {
+      chosen_time(to_set, FUSE_SET_ATTR_ATIME, FUSE_SET_ATTR_ATIME_NOW, attr.st_atim),
+      chosen_time(to_set, FUSE_SET_ATTR_MTIME, FUSE_SET_ATTR_MTIME_NOW, attr.st_mtim)};
+  if (inode.is_file()) {
+    BTD_ASSIGN(inode, noticed(s, inode));
+    BTD_TRY(change_file_where_it_is(s, inode, attr, to_set, times));
+  } else if ((to_set & FUSE_SET_ATTR_SIZE) != 0) {
+    return fail(inode.is_dir() ? EISDIR : EINVAL);
+  }
+  const AttrChange change = row_change(inode, attr, to_set, times);
+  if (inode.is_file() && (change.mode.value_or(0) & kPrivilegeBits) != 0)
+    BTD_TRY(s.files.watch_writes(inode.id));
+  if (changes_row(change)) return s.names.change(inode.id, change, tag);
+  return inode;
+}
+
+// The size first, as all nodes see it; then the rest, on another thread and so without a tag.
+void set_coherent(fuse_req_t req, const Inode& inode, const struct stat& attr, int to_set) {
+  coherent_ops::resize(
+      req, inode.id, static_cast<std::uint64_t>(attr.st_size),
+      [id = inode.id, attr, rest = to_set & ~FUSE_SET_ATTR_SIZE](fuse_req_t parked) {
+        Server& s = server(parked);
+        auto now = s.names.get(id);
+        if (now) now = change_all(s, *now, attr, rest, {});
+        if (!now) return reply_error(parked, now.error().code);
+        reply_attributes(parked, *now);
+      });
+}
+
 void setattr(fuse_req_t req, fuse_ino_t id, struct stat* attr, int to_set, fuse_file_info*) {
   Server& s = server(req);
   const RequestScope scope(s.metrics, s.state.header(), proto::kSetattr, id, "");
@@ -132,25 +183,10 @@ void setattr(fuse_req_t req, fuse_ino_t id, struct stat* attr, int to_set, fuse_
   auto inode = s.names.get(id);
   if (!inode) return reply_error(req, inode.error().code);
   if (earlier(s)) return reply_attributes(req, *inode);
-  const timespec times[2] = {
-      chosen_time(to_set, FUSE_SET_ATTR_ATIME, FUSE_SET_ATTR_ATIME_NOW, attr->st_atim),
-      chosen_time(to_set, FUSE_SET_ATTR_MTIME, FUSE_SET_ATTR_MTIME_NOW, attr->st_mtim)};
-  if (inode->is_file()) {
-    inode = noticed(s, *inode);
-    if (!inode) return reply_error(req, inode.error().code);
-    if (auto done = change_file(s, *inode, *attr, to_set, times); !done)
-      return reply_error(req, done.error().code);
-  } else if ((to_set & FUSE_SET_ATTR_SIZE) != 0) {
-    return reply_error(req, inode->is_dir() ? EISDIR : EINVAL);
-  }
-  const AttrChange change = row_change(*inode, *attr, to_set, times);
-  if (inode->is_file() && (change.mode.value_or(0) & kPrivilegeBits) != 0)
-    if (auto watched = watch_privilege_bits(s, id); !watched)
-      return reply_error(req, watched.error().code);
-  if (changes_row(change)) {
-    inode = s.names.change(id, change, current_request().tag);
-    if (!inode) return reply_error(req, inode.error().code);
-  }
+  if ((to_set & FUSE_SET_ATTR_SIZE) != 0 && coherent_ops::is_coherent(s, *inode))
+    return set_coherent(req, *inode, *attr, to_set);
+  inode = change_all(s, *inode, *attr, to_set, current_request().tag);
+  if (!inode) return reply_error(req, inode.error().code);
   scope.reached(KillPoint::kCommitted);
   reply_attributes(req, *inode);
 }

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "fs/daemon/cluster_node.h"
 #include "fs/daemon/server.h"
 
 namespace btd {
@@ -80,6 +81,10 @@ Result<fuse_entry_param> plus_entry(Server& s, const DirEntry& name) {
   return entry;
 }
 
+bool is_away(const Server& s, const DirEntry& name) {
+  return S_ISREG(name.type) && !s.is_home(name.id);
+}
+
 bool add_dots(Listing& listing, InodeId dir, InodeId parent, off_t offset) {
   if (offset < 1 && !listing.add(".", plain_entry(dir, S_IFDIR), 1)) return false;
   return offset >= 2 || listing.add("..", plain_entry(parent, S_IFDIR), 2);
@@ -114,7 +119,8 @@ Status list_names(Server& s, Listing& listing, InodeId dir, off_t offset, bool p
       }
       auto entry = plain_entry(name.id, name.type);
       if (plus) {
-        auto full = plus_entry(s, name);
+        // A listing waits for no other node: of its files the kernel asks when it needs them.
+        auto full = is_away(s, name) ? Result<fuse_entry_param>(entry) : plus_entry(s, name);
         if (!full && full.error().code != ENOENT) return fail(full.error().code);
         if (full) entry = *full;  // removed meanwhile: its bare name is still a true answer
       }
@@ -136,11 +142,14 @@ void list(fuse_req_t req, fuse_ino_t dir, std::size_t size, off_t offset, bool p
     list_virtual(listing, dir, offset);
     return listing.reply();
   }
+  const std::uint64_t noted = s.cluster != nullptr ? s.cluster->kernel().noted() : 0;
   if (auto listed = list_names(s, listing, dir, offset, plus); !listed)
     return reply_error(req, listed.error().code);
   for (InodeId id : listing.looked_up())
     if (auto counted = s.state.add(current_request().slot, id, 1, 0); !counted)
       return reply_error(req, counted.error().code);
+  if (s.cluster != nullptr && s.cluster->kernel().noted() != noted)
+    for (InodeId id : listing.looked_up()) s.cluster->kernel().tell_again(id);
   scope.reached(KillPoint::kCounted);
   listing.reply();
 }

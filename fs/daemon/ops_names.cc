@@ -2,17 +2,24 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include "fs/daemon/cluster_node.h"
+#include "fs/daemon/ops_coherent.h"
+#include "fs/daemon/ops_remote.h"
 #include "fs/daemon/server.h"
 
 namespace btd {
 
 namespace {
 
-// Names that the caller may not make, move or remove.
+// Names that the caller may not make, move or remove. Others the request is noted to change.
 bool refused(fuse_req_t req, InodeId parent, const char* name) {
-  if (!is_virtual(parent) && !is_reserved(parent, name)) return false;
-  reply_error(req, EPERM);
-  return true;
+  if (is_virtual(parent) || is_reserved(parent, name)) {
+    reply_error(req, EPERM);
+    return true;
+  }
+  auto& changes = current_request().changes;
+  changes[changes[0].directory == 0 ? 0 : 1] = {parent, name};
+  return false;
 }
 
 NewInode new_inode(fuse_req_t req, mode_t mode) {
@@ -41,11 +48,26 @@ void reply_absent(fuse_req_t req) {
   fuse_reply_entry(req, &entry);
 }
 
+// Found by the notifier alone, and remembered by no kernel.
+void reply_own(fuse_req_t req, const RequestScope& scope, std::uint64_t number) {
+  Server& s = server(req);
+  const auto id = coherent_ops::own_name(req, number);
+  if (!id) return reply_error(req, ENOENT);
+  const auto inode = s.names.get(*id);
+  auto entry = inode ? make_entry(s, *inode) : std::unexpected(inode.error());
+  if (!entry) return reply_error(req, entry.error().code);
+  entry->entry_timeout = 0;
+  scope.reached(KillPoint::kCounted);
+  fuse_reply_entry(req, &*entry);
+  s.coherent->told(number);
+}
+
 void lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
   Server& s = server(req);
   const RequestScope scope(s.metrics, s.state.header(), proto::kLookup, parent, name);
   if (is_reserved(parent, name)) return reply_virtual(req, VirtualTree::kDir);
   if (is_virtual(parent)) {
+    if (const auto number = CoherentKernel::number_in(name)) return reply_own(req, scope, *number);
     const auto id = VirtualTree::lookup(name);
     return id ? reply_virtual(req, *id) : reply_absent(req);
   }
@@ -62,7 +84,11 @@ Result<Inode> make_inode(Server& s, InodeId parent, const char* name, const NewI
   const RequestTag& tag = current_request().tag;
   if (const auto outcome = earlier(s)) return s.names.get(outcome->id);
   BTD_ASSIGN(const InodeId id, s.names.allocate_id());
-  if (S_ISREG(node.mode)) {
+  // A node that is drained gives its new files to others, where a missing file is an empty one.
+  std::optional<NodeId> elsewhere;
+  if (s.cluster != nullptr && name != nullptr && S_ISREG(node.mode))
+    elsewhere = s.cluster->home_for_new(id);
+  if (S_ISREG(node.mode) && !elsewhere) {
     auto fd = s.backing().create(id);
     if (!fd) {
       s.names.id_settled(id);
@@ -70,9 +96,11 @@ Result<Inode> make_inode(Server& s, InodeId parent, const char* name, const NewI
     }
     *backing_fd = *std::move(fd);
   }
-  auto made = name != nullptr ? s.names.create(parent, name, id, node, tag)
+  auto made = name != nullptr ? s.names.create(parent, name, id, node, tag, elsewhere)
                               : s.names.create_nameless(parent, id, node, tag);
-  if (!made && S_ISREG(node.mode)) {
+  // In doubt, the name may be there, or come: its data stay, and the next worker looks at the id.
+  if (!made && (made.error().code == EIO || made.error().code == EBUSY)) return made;
+  if (!made && *backing_fd) {
     backing_fd->reset();
     (void)s.backing().remove(id);
   }
@@ -109,37 +137,46 @@ void symlink(fuse_req_t req, const char* target, fuse_ino_t parent, const char* 
 }
 
 void reply_created(fuse_req_t req, const RequestScope& scope, const Inode& inode, int fd,
-                   fuse_file_info* fi) {
+                   fuse_file_info* fi, bool at_home) {
   Server& s = server(req);
   struct stat st{};
   const bool have_stat = fd >= 0 && fstat(fd, &st) == 0;
   fuse_entry_param entry{};
+  const bool is_coherent = coherent_ops::is_coherent(s, inode);
   auto attr = attributes(s, inode, have_stat ? &st : nullptr);
-  if (!attr) return reply_error(req, attr.error().code);
+  if (!attr) {
+    if (!at_home && !is_coherent) away::release(s, inode.id);
+    return reply_error(req, attr.error().code);
+  }
   entry.attr = *attr;
   entry.ino = inode.id;
   entry.attr_timeout = attr_timeout(inode);
   entry.entry_timeout = kForever;
-  auto backing_id = s.files.open(current_request().slot, inode.id, 1, fd);
-  if (!backing_id) return reply_error(req, backing_id.error().code);
+  if (is_coherent) return coherent_ops::create(req, inode, entry, *fi, fd >= 0);
+  auto backing_id = s.files.open(current_request().slot, inode.id, 1, fd, at_home);
+  if (!backing_id) {
+    if (!at_home) away::release(s, inode.id);
+    return reply_error(req, backing_id.error().code);
+  }
   if (inode.nlink == 0) (void)s.state.set_flags(inode.id, kStateOrphan);
-  answer_open(inode, *backing_id, *fi);
+  answer_open(s, inode, *backing_id, *fi);
   scope.reached(KillPoint::kCounted);
   fuse_reply_create(req, &entry, fi);
 }
 
-// The kernel found no such name, yet there is one: only a lookup that it had cached can be so old.
+// The kernel found no such name, yet there is one: a lookup that it had cached is so old, or
+// another node made it meanwhile.
 void open_existing(fuse_req_t req, const RequestScope& scope, fuse_ino_t parent, const char* name,
                    fuse_file_info* fi) {
   Server& s = server(req);
   auto inode = s.names.lookup(parent, name);
   if (!inode) return reply_error(req, inode.error().code);
   if (!inode->is_file()) return reply_error(req, EEXIST);
-  if ((fi->flags & O_TRUNC) != 0) {
-    auto fd = s.backing().open(inode->id, O_RDWR | O_TRUNC);
-    if (!fd) return reply_error(req, fd.error().code);
-  }
-  reply_created(req, scope, *inode, -1, fi);
+  const bool at_home = s.is_home(inode->id);
+  if (!coherent_ops::is_coherent(s, *inode))
+    if (auto prepared = prepare_open(s, *inode, *fi, at_home); !prepared)
+      return reply_error(req, prepared.error().code);
+  reply_created(req, scope, *inode, -1, fi, at_home);
 }
 
 void create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode, fuse_file_info* fi) {
@@ -154,7 +191,11 @@ void create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode, fu
     return reply_error(req, inode.error().code);
   }
   scope.reached(KillPoint::kCommitted);
-  reply_created(req, scope, *inode, fd.get(), fi);
+  const bool at_home = s.is_home(inode->id);
+  if (!at_home && !coherent_ops::is_coherent(s, *inode))
+    if (auto opened = prepare_open(s, *inode, *fi, false); !opened)
+      return reply_error(req, opened.error().code);
+  reply_created(req, scope, *inode, fd.get(), fi, at_home);
 }
 
 void tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode, fuse_file_info* fi) {
@@ -165,7 +206,7 @@ void tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode, fuse_file_info* fi)
   auto inode = make_inode(s, parent, nullptr, new_inode(req, S_IFREG | (mode & 07777U)), &fd);
   if (!inode) return reply_error(req, inode.error().code);
   scope.reached(KillPoint::kCommitted);
-  reply_created(req, scope, *inode, fd.get(), fi);
+  reply_created(req, scope, *inode, fd.get(), fi, s.is_home(inode->id));
 }
 
 void link(fuse_req_t req, fuse_ino_t id, fuse_ino_t parent, const char* name) {
@@ -234,6 +275,7 @@ void readlink(fuse_req_t req, fuse_ino_t id) {
 void drop_lookups(Server& s, InodeId id, std::uint64_t n) {
   if (is_virtual(id) || id == kRootId) return;
   s.files.forget(id, n);
+  coherent_ops::forgotten(s, id);
 }
 
 // The kernel drops its references; nobody waits for an answer, and it never asks again.

@@ -37,6 +37,45 @@ struct OutHeader {
 };
 static_assert(sizeof(OutHeader) == 16);
 
+struct InterruptIn {
+  InHeader header;
+  std::uint64_t unique;  // of the request whose program got a signal
+};
+static_assert(sizeof(InterruptIn) == 48);
+
+// The body of a NOTIFY_REPLY begins so; the contents follow.
+struct RetrieveIn {
+  InHeader header;  // unique: that of RetrieveOut
+  std::uint64_t spare;
+  std::uint64_t offset;
+  std::uint32_t size;
+  std::uint32_t spares[5];
+};
+static_assert(sizeof(RetrieveIn) == 80);
+
+struct InvalInodeOut {
+  std::uint64_t nodeid;
+  std::int64_t offset;
+  std::int64_t length;
+};
+static_assert(sizeof(InvalInodeOut) == 24);
+
+struct InvalEntryOut {
+  std::uint64_t parent;
+  std::uint32_t name_bytes;  // without the zero that ends the name
+  std::uint32_t flags;
+};
+static_assert(sizeof(InvalEntryOut) == 16);
+
+struct RetrieveOut {
+  std::uint64_t unique;  // of the NOTIFY_REPLY
+  std::uint64_t nodeid;
+  std::uint64_t offset;
+  std::uint32_t size;
+  std::uint32_t padding;
+};
+static_assert(sizeof(RetrieveOut) == 32);
+
 struct PruneOut {
   std::uint32_t count;
   std::uint32_t padding;
@@ -52,6 +91,9 @@ struct BackingMap {
 static_assert(sizeof(BackingMap) == 16);
 
 inline constexpr std::uint64_t kUniqueResent = std::uint64_t{1} << 63;
+inline constexpr std::int32_t kNotifyInvalInode = 2;
+inline constexpr std::int32_t kNotifyInvalEntry = 3;
+inline constexpr std::int32_t kNotifyRetrieve = 5;
 inline constexpr std::int32_t kNotifyResend = 7;
 inline constexpr std::int32_t kNotifyPrune = 9;
 inline constexpr unsigned kResendMinor = 40;  // the protocol minor that brought kNotifyResend
@@ -82,13 +124,18 @@ enum Opcode : std::uint32_t {
   kGetxattr = 22,
   kListxattr = 23,
   kRemovexattr = 24,
+  kFlush = 25,
   kInit = 26,
   kFsyncdir = 30,
   kReaddir = 28,
+  kGetlk = 31,
+  kSetlk = 32,
+  kSetlkw = 33,
   kCreate = 35,
   kInterrupt = 36,
   kDestroy = 38,
   kIoctl = 39,
+  kNotifyReply = 41,
   kBatchForget = 42,
   kFallocate = 43,
   kReaddirplus = 44,

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <utility>
 
 namespace btd {
 
@@ -12,6 +13,17 @@ CurrentRequest& current_request() {
   thread_local CurrentRequest request;
   return request;
 }
+
+namespace {
+thread_local const std::function<void()>* before_sleep = nullptr;
+}
+
+void about_to_sleep() {
+  if (const auto* hook = std::exchange(before_sleep, nullptr)) (*hook)();
+}
+
+BeforeSleep::BeforeSleep(const std::function<void()>& hook) { before_sleep = &hook; }
+BeforeSleep::~BeforeSleep() { before_sleep = nullptr; }
 
 void kill_if_asked(StateHeader& header, KillPoint point, std::uint32_t opcode) {
   std::atomic_ref<std::uint32_t> word(header.kill_point);
@@ -25,6 +37,7 @@ RequestScope::RequestScope(Metrics& metrics, StateHeader& header, std::uint32_t 
                            std::uint64_t id, std::string_view name)
     : metrics_(metrics), header_(header), start_(monotonic_ns()) {
   current_request().result = 0;
+  current_request().changes = {};
   record_.opcode = opcode;
   record_.id = id;
   record_.resent = current_request().resent;

@@ -2,7 +2,9 @@
 // test may have the worker killed. Each thread has one, so nothing here is shared.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <functional>
 #include <string_view>
 
 #include "fs/daemon/metrics.h"
@@ -11,14 +13,33 @@
 
 namespace btd {
 
+struct NameAt {
+  InodeId directory = 0;  // 0: none
+  const char* name = "";
+};
+
 struct CurrentRequest {
   RequestTag tag;  // session 0 over io_uring: such requests are never sent again
   std::uint32_t slot = kNoSlot;
   bool resent = false;
-  int result = 0;  // the errno that was answered
+  int result = 0;                 // the errno that was answered
+  std::array<NameAt, 2> changes;  // the names that it changes, or tries to
 };
 
 CurrentRequest& current_request();
+
+// The thread is about to wait for others, such as another node or the cluster's store: lets another
+// thread wait for requests meanwhile, if this one does.
+void about_to_sleep();
+
+// As long as it lives, about_to_sleep() of this thread calls `hook` once.
+class BeforeSleep {
+ public:
+  explicit BeforeSleep(const std::function<void()>& hook);
+  ~BeforeSleep();
+  BeforeSleep(const BeforeSleep&) = delete;
+  BeforeSleep& operator=(const BeforeSleep&) = delete;
+};
 
 // Where a test can have the worker killed.
 enum class KillPoint : std::uint32_t { kNone, kReceived, kCommitted, kCounted, kReplied };

@@ -2,6 +2,10 @@
 
 #include <algorithm>
 
+#include "fs/daemon/cluster_node.h"
+#include "fs/daemon/ops_remote.h"
+#include "fs/remote/remote_files.h"
+
 namespace btd {
 
 std::optional<Outcome> earlier(const Server& s) {
@@ -12,6 +16,10 @@ std::optional<Outcome> earlier(const Server& s) {
 
 void reply_error(fuse_req_t req, int code) {
   current_request().result = code;
+  ClusterNode* const cluster = server(req).cluster;
+  for (const NameAt& change : current_request().changes)
+    if (cluster != nullptr && change.directory != 0)
+      cluster->kernel().before_answer(change.directory, change.name);
   fuse_reply_err(req, code);
 }
 
@@ -23,30 +31,30 @@ double attr_timeout(const Inode& inode) {
 
 namespace {
 
-// Never 0. The file system below stamps a change after a stat with a new time, however soon.
-std::uint32_t ctime_mark(const struct stat& backing) {
-  const auto ns = static_cast<std::uint64_t>(Timestamp::from(backing.st_ctim).nanoseconds);
-  return static_cast<std::uint32_t>(ns ^ (ns >> 32)) | 1U;
+bool is_away(const Error& error) { return error.code == EHOSTUNREACH || error.code == ETIMEDOUT; }
+
+// Where it lies. It may be moved to another node, or come here, just when it is looked at.
+Result<struct stat> data_attributes(const Server& s, InodeId id) {
+  constexpr int kAttempts = 4;
+  Result<struct stat> found = fail(ESTALE);
+  for (int i = 0; i < kAttempts; ++i) {
+    if (s.is_home(id)) {
+      found = s.backing().stat(id);
+      if (!found || s.is_home(id)) return found;
+    } else {
+      found = s.remote->attributes(id);
+      if (found || found.error().code != ESTALE) return found;
+    }
+  }
+  return found;
 }
 
 }  // namespace
 
-Status watch_privilege_bits(Server& s, InodeId id) {
-  const auto entry = s.state.find(id);
-  if (!entry || entry->opens == 0) return {};
-  BTD_ASSIGN(const struct stat backing, s.backing().stat(id));
-  s.state.set_suid_watch(id, ctime_mark(backing));
-  return {};
-}
-
 Result<Inode> with_noticed_writes(const Server& s, const Inode& inode, const struct stat& backing) {
   if ((inode.mode & kPrivilegeBits) == 0) return inode;
-  const auto entry = s.state.find(inode.id);
-  if (!entry || entry->suid_watch == 0 || entry->suid_watch == ctime_mark(backing)) return inode;
-  // No tag: this is not what the current request asked for, and doing it twice is harmless.
-  BTD_ASSIGN(const Inode dropped, s.names.change(inode.id, {.clear_suid = true}, {}));
-  s.state.set_suid_watch(inode.id, 0);
-  return dropped;
+  BTD_ASSIGN(const auto dropped, s.files.notice_writes(inode.id, backing));
+  return dropped.value_or(inode);
 }
 
 Result<struct stat> attributes(const Server& s, const Inode& inode, const struct stat* backing) {
@@ -68,7 +76,7 @@ Result<struct stat> attributes(const Server& s, const Inode& inode, const struct
   }
   struct stat looked_up{};
   if (backing == nullptr) {
-    BTD_ASSIGN(looked_up, s.backing().stat(inode.id));
+    BTD_ASSIGN(looked_up, data_attributes(s, inode.id));
     backing = &looked_up;
   }
   BTD_ASSIGN(const Inode noticed, with_noticed_writes(s, inode, *backing));
@@ -82,23 +90,52 @@ Result<struct stat> attributes(const Server& s, const Inode& inode, const struct
   return st;
 }
 
-void answer_open(const Inode& inode, int backing_id, fuse_file_info& fi) {
+std::uint64_t new_handle(const Server& s, int flags) {
+  const std::uint64_t access = handle_of_open(flags);
+  return s.locks == nullptr ? access : access | current_request().tag.unique << kHandleBits;
+}
+
+void answer_open(const Server& s, const Inode& inode, int backing_id, fuse_file_info& fi) {
+  if (!s.is_home(inode.id)) return away::answer_open(s, fi);
   fi.backing_id = backing_id;
-  fi.fh = handle_of_open(fi.flags);
+  fi.fh = new_handle(s, fi.flags);
   // Writes to such a file must be seen, to clear the bits; its mappings are still passed through.
   fi.direct_io = backing_id != 0 && (inode.mode & kPrivilegeBits) != 0;
-  fi.keep_cache = backing_id == 0;
+  // Other nodes change the file unseen, so their kernels' pages are asked for again at each open.
+  fi.keep_cache = backing_id == 0 && s.cluster == nullptr;
   // Nobody waits for a close: what a mapping has not written back yet is not written back by it.
-  fi.noflush = 1;
+  // But its locks end with it, which the kernel leaves to us.
+  fi.noflush = s.locks == nullptr ? 1 : 0;
 }
 
 Result<fuse_entry_param> make_entry(Server& s, const Inode& inode, const struct stat* backing) {
+  const std::uint32_t slot = current_request().slot;
   fuse_entry_param entry{};
-  BTD_ASSIGN(entry.attr, attributes(s, inode, backing));
   entry.ino = inode.id;
-  entry.attr_timeout = attr_timeout(inode);
   entry.entry_timeout = kForever;
-  if (inode.id != kRootId) BTD_TRY(s.state.add(current_request().slot, inode.id, 1, 0));
+  bool is_known = true;
+  if (inode.id != kRootId) {
+    BTD_ASSIGN(const StateEntry counted, s.state.add(slot, inode.id, 1, 0));
+    is_known = counted.nlookup > 1 || counted.opens > 0;
+  }
+  // Read again now that it is counted, so that the kernel misses no change (kernel_cache.h).
+  const Result<Inode> again = s.cluster != nullptr ? s.names.get(inode.id) : inode;
+  const Inode& now = again ? *again : inode;
+  auto attr = attributes(s, now, backing);
+  entry.attr_timeout = attr_timeout(now);
+  // A name is there without its home: who wants the attributes asks again. Not so where the kernel
+  // has pages of it, which a size of 0 would drop.
+  if (!attr && !is_known && is_away(attr.error())) {
+    const struct stat nothing{};
+    attr = attributes(s, now, &nothing);
+    entry.attr_timeout = 0;
+  }
+  if (!attr) {
+    if (inode.id != kRootId) BTD_TRY(s.state.add(slot, inode.id, -1, 0));
+    s.files.forget(inode.id, 0);
+    return std::unexpected(attr.error());
+  }
+  entry.attr = *attr;
   return entry;
 }
 

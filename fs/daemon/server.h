@@ -21,14 +21,27 @@
 #include "fs/daemon/virtual_tree.h"
 #include "fs/pool/pool.h"
 
+namespace btd::remote {
+class RemoteFiles;
+}
+namespace btd::coherent {
+class Node;
+}
+
 namespace btd {
 
-// How long the kernel may keep what it knows. There is one node, and every change of a name or of
-// an attribute goes through this mount, so names (absent ones too) and most attributes never go
-// stale by themselves. A file's blocks and times change by stores into a mapping, unseen by all:
-// one second is what a network file system would give.
+// How long the kernel may keep what it knows. Every change of a name or of an attribute that this
+// node makes goes through this mount, so names (absent ones too) and most attributes never go
+// stale by themselves; in a cluster, the kernel is told of what other nodes change. A file's blocks
+// and times change by stores into a mapping, unseen by all: one second is what a network file
+// system would give.
 inline constexpr double kForever = 365.0 * 86400.0;
 inline constexpr double kFileAttrTimeout = 1.0;
+
+class ClusterNode;
+class LockRequests;
+class CoherentKernel;
+class NotifierClient;
 
 struct Server {
   const WorkerArgs& args;
@@ -45,8 +58,18 @@ struct Server {
   std::string transport_note;  // what became of a request for io_uring
   unsigned protocol_minor = 0;
   std::uint64_t started_ns = 0;  // monotonic, of this worker
+  fuse_session* session = nullptr;
+  // Of a node of a cluster, else null: the files that lie at other nodes, and the node's own part.
+  remote::RemoteFiles* remote = nullptr;
+  ClusterNode* cluster = nullptr;
+  NotifierClient* notifier = nullptr;
+  LockRequests* locks = nullptr;  // null too where the kernel keeps locks itself
+  // Where files may be coherent: else they are as direct ones.
+  CoherentKernel* coherent = nullptr;
 
   [[nodiscard]] const BackingStore& backing() const { return pool.backing(); }
+  // Whether the data of this regular file lie here.
+  [[nodiscard]] bool is_home(InodeId id) const { return files.is_home(id); }
 };
 
 inline Server& server(fuse_req_t req) { return *static_cast<Server*>(fuse_req_userdata(req)); }
@@ -67,9 +90,15 @@ inline void reply_ok(fuse_req_t req) { reply_error(req, 0); }
 Result<struct stat> attributes(const Server& s, const Inode& inode,
                                const struct stat* backing = nullptr);
 [[nodiscard]] double attr_timeout(const Inode& inode);
+// The file handle; where locks need that, it names this very open.
+[[nodiscard]] std::uint64_t new_handle(const Server& s, int flags);
+// What opening does to a direct file: O_TRUNC, the clearing that goes with it, and holes filled, so
+// that a store into a mapping of it finds its space. One of another node is open there then.
+// `at_home`: is_home(); whether that still holds FileTable::open() says.
+Status prepare_open(Server& s, const Inode& inode, const fuse_file_info& fi, bool at_home);
 // What opening a regular file, or creating it, is answered with. `backing_id` is 0 where its data
 // go through the page cache.
-void answer_open(const Inode& inode, int backing_id, fuse_file_info& fi);
+void answer_open(const Server& s, const Inode& inode, int backing_id, fuse_file_info& fi);
 // Fills an entry and counts one lookup in the current request's slot (not if `counted`).
 Result<fuse_entry_param> make_entry(Server& s, const Inode& inode,
                                     const struct stat* backing = nullptr);
@@ -78,8 +107,6 @@ void reply_entry(fuse_req_t req, const RequestScope& scope, const Inode& inode,
 // Files that are open while they get setuid or setgid bits are written past the daemon. A write
 // changes the backing file's ctime, so whoever asks next for the attributes notices it then.
 inline constexpr std::uint32_t kPrivilegeBits = S_ISUID | S_ISGID;
-// Notes how the backing file is before `id` gets the bits, if anybody has it open.
-Status watch_privilege_bits(Server& s, InodeId id);
 // `inode`, its bits dropped where a write past the daemon should have dropped them.
 Result<Inode> with_noticed_writes(const Server& s, const Inode& inode, const struct stat& backing);
 // Drops setuid and setgid as a write by an unprivileged user does, where they are set.
@@ -90,5 +117,6 @@ void install_attr_ops(fuse_lowlevel_ops& ops);
 void install_xattr_ops(fuse_lowlevel_ops& ops);
 void install_dir_ops(fuse_lowlevel_ops& ops);
 void install_data_ops(fuse_lowlevel_ops& ops);
+void install_lock_ops(fuse_lowlevel_ops& ops);  // needs Server::locks
 
 }  // namespace btd

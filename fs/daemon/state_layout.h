@@ -3,6 +3,7 @@
 //
 //   0            StateHeader
 //   4096         kSlots slot records
+//   278528       kLockRecords lock records
 //   C * 32       the hash table of capacity C, a power of two >= kMinCapacity
 //
 // Tables of different capacities never overlap, so the next one is built beside the present one.
@@ -62,9 +63,24 @@ struct PendingUpdate {
 };
 static_assert(sizeof(PendingUpdate) == 56);
 
+// A lock that a program of this node has on a file of a cluster (lock_records.h).
+struct LockRecord {
+  std::uint64_t is_used;  // 0: the rest means nothing
+  std::uint64_t id;
+  std::uint64_t owner;
+  std::uint64_t handle;
+  std::uint64_t client;
+  std::uint64_t start;
+  std::uint64_t end;
+  std::uint32_t pid;
+  std::uint32_t flags;
+};
+static_assert(sizeof(LockRecord) == 64);
+
 inline constexpr std::uint32_t kNoSlot = ~std::uint32_t{0};
 inline constexpr std::size_t kSlots = 64;
 inline constexpr std::size_t kMaxInit = 1024;
+inline constexpr std::size_t kMaxUsers = 1022;  // of the files of one home, in the life of a mount
 
 struct StateHeader {
   std::uint64_t magic;
@@ -78,8 +94,10 @@ struct StateHeader {
   std::uint32_t workers;     // workers that began to serve: 0 before the first
   std::uint64_t requests;    // served by all workers; the supervisor's sign of progress
   std::uint32_t init_bytes;
-  std::uint32_t reserved;
+  std::uint32_t peers_locked;    // other nodes had locks on files of this one
   unsigned char init[kMaxInit];  // the kernel's INIT request as it was read
+  std::uint32_t users;           // other nodes that used coherent files of this one
+  std::uint16_t user[kMaxUsers];
 };
 static_assert(sizeof(StateHeader) <= 4096);
 
@@ -88,6 +106,10 @@ inline constexpr std::uint32_t kStateVersion = 1;
 inline constexpr std::size_t kSlotsOffset = 4096;
 inline constexpr std::uint64_t kMinCapacity = 16384;
 inline constexpr std::uint64_t kMaxCapacity = std::uint64_t{1} << 27;
-static_assert(kSlotsOffset + kSlots * sizeof(SlotRecord) <= kMinCapacity * sizeof(StateEntry));
+inline constexpr std::size_t kLocksOffset = 278528;
+inline constexpr std::size_t kLockRecords = 3840;
+static_assert(kSlotsOffset + kSlots * sizeof(SlotRecord) <= kLocksOffset);
+static_assert(kLocksOffset + kLockRecords * sizeof(LockRecord) <=
+              kMinCapacity * sizeof(StateEntry));
 
 }  // namespace btd

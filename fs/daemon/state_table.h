@@ -36,6 +36,9 @@ class StateTable {
   StateTable& operator=(const StateTable&) = delete;
 
   [[nodiscard]] StateHeader& header() { return *header_; }
+  [[nodiscard]] LockRecord* locks() const {
+    return reinterpret_cast<LockRecord*>(base_ + kLocksOffset);
+  }
 
   // --- entries -------------------------------------------------------------------------------
   [[nodiscard]] std::optional<StateEntry> find(std::uint64_t id) const;
@@ -49,7 +52,8 @@ class StateTable {
   // Sets or clears flags of an entry; without an entry nothing happens.
   std::optional<StateEntry> set_flags(std::uint64_t id, std::uint32_t flags);
   std::optional<StateEntry> clear_flags(std::uint64_t id, std::uint32_t flags);
-  // Notes the mark that a write past the daemon would change; 0: none. Without an entry: nothing.
+  // Notes the mark that a write past the daemon would change; 0: none. Without an entry:
+  // nothing.
   void set_suid_watch(std::uint64_t id, std::uint32_t mark);
   // Drops the entry if nothing refers to it any more.
   void drop_if_idle(std::uint64_t id);

@@ -8,6 +8,7 @@
 
 #include "fs/daemon/protocol.h"
 #include "fs/daemon/server.h"
+#include "fs/daemon/status_cluster.h"
 
 namespace btd {
 
@@ -77,6 +78,7 @@ json describe(const Server& s) {
   j["meta"] = {{"entries", meta.entries},         {"used_bytes", meta.used_bytes},
                {"total_bytes", meta.total_bytes}, {"commits", meta.commits},
                {"fences", meta.fences},           {"lines", meta.lines}};
+  if (s.cluster != nullptr) j["cluster"] = status_of(*s.cluster);
   j["operations"] = operations(s);
   return j;
 }
@@ -127,6 +129,7 @@ std::string status_text(const Server& server) {
   line("files",
        fmt::format("{} known, {} opens, {} registered", files["known"].get<std::uint64_t>(),
                    files["opens"].get<std::uint64_t>(), files["registered"].get<std::uint64_t>()));
+  if (j.contains("cluster")) out += cluster_text(j["cluster"]);
   const auto& meta = j["meta"];
   line("metadata",
        fmt::format(

@@ -1,6 +1,7 @@
 // The supervisor: mounts, keeps what must outlive a worker (/dev/fuse, the pool's lock, the state
-// memfd), and replaces the worker whenever it dies. It never touches its own mount; it sleeps in
-// one poll without a timeout. Single-threaded, but for the thread in which it unmounts.
+// memfd), and replaces the worker whenever it dies, and its notifier. It never touches its own
+// mount; it sleeps in one poll without a timeout. Single-threaded, but for the thread in which it
+// unmounts.
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -9,24 +10,27 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/signalfd.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <thread>
 
+#include "fs/cluster/options.h"
 #include "fs/daemon/backing_socket.h"
 #include "fs/daemon/control.h"
 #include "fs/daemon/daemon.h"
 #include "fs/daemon/log.h"
 #include "fs/daemon/metrics.h"
 #include "fs/daemon/mounting.h"
+#include "fs/daemon/notifier_keeper.h"
 #include "fs/daemon/protocol.h"
+#include "fs/daemon/spawn.h"
 #include "fs/daemon/state_table.h"
 #include "fs/pool/pool.h"
 
@@ -37,6 +41,8 @@ namespace {
 // So many deaths in such a time, none of the workers having served anything: there is no hope.
 constexpr unsigned kMaxFutileDeaths = 10;
 constexpr std::uint64_t kFutileWindowNs = 30'000'000'000;
+// Of files at other nodes: as much as one request may be, for a network likes long ones.
+constexpr unsigned kReadAheadKib = 1024;
 
 std::string describe(const Error& error) {
   return error.message.empty() ? strerrordesc_np(error.code) : error.message;
@@ -50,13 +56,6 @@ Result<std::string> absolute(const std::string& path, const char* what) {
   std::string result(resolved);
   std::free(resolved);
   return result;
-}
-
-// Makes only async-signal-safe calls.
-void redirect_standard_streams() {
-  const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-  for (int fd : {0, 1, 2}) dup2(null, fd);
-  if (null > 2) close(null);
 }
 
 // A worker removes its socket unless it is killed.
@@ -88,15 +87,18 @@ class Supervisor {
     BTD_TRY(set_log_level(options_.log_level));
     BTD_ASSIGN(options_.pool, absolute(options_.pool, "pool"));
     BTD_ASSIGN(options_.mountpoint, absolute(options_.mountpoint, "mount point"));
+    if (!options_.cluster.empty()) {
+      BTD_ASSIGN(options_.cluster, absolute(options_.cluster, "cluster file"));
+      BTD_TRY(cluster::load(options_.cluster));  // said before anything is mounted
+    }
     BTD_ASSIGN(PoolLock lock, PoolLock::acquire(options_.pool));
     lock_fd_ = lock.fd();
     const SocketRemover remover(BackingSocket::path_of(lock_fd_));  // while the lock is held
     BTD_TRY(prepare());
     BTD_TRY(start_worker(false));
-    while (!done_) {
-      wait_for_events();
-      if (start_error_) return std::unexpected(*start_error_);
-    }
+    while (!done_ && !start_error_) wait_for_events();
+    notifiers_.wait_for_end();
+    if (start_error_) return std::unexpected(*start_error_);
     return exit_code_;
   }
 
@@ -127,6 +129,7 @@ class Supervisor {
     WorkerArgs args;
     args.pool = options_.pool;
     args.mountpoint = options_.mountpoint;
+    args.cluster = options_.cluster;
     args.log_level = options_.log_level;
     args.version = options_.version;
     args.foreground = options_.foreground;
@@ -156,33 +159,48 @@ class Supervisor {
     return access(name.c_str(), X_OK) == 0 ? name : self;
   }
 
-  // Between fork and exec only async-signal-safe calls are made, so all is prepared before.
   Status start_worker(bool upgrade) {
     BTD_ASSIGN(auto pair, control_pair());
     const int theirs = pair.second.get();
-    std::string program = worker_program(upgrade);
-    std::string name = "btd", command = "worker", argument = worker_args(theirs).to_argument();
-    char* argv[] = {name.data(), command.data(), argument.data(), nullptr};
+    program_ = worker_program(upgrade);
     requests_at_start_ = requests();
-    const pid_t pid = fork();
-    if (pid < 0) return fail(errno, "cannot start the worker");
-    if (pid == 0) {
-      for (int fd : {theirs, lock_fd_, state_fd_.get()}) fcntl(fd, F_SETFD, 0);
-      sigset_t none;
-      sigemptyset(&none);
-      sigprocmask(SIG_SETMASK, &none, nullptr);
-      // Whoever reads the output of `btd mount` would wait for the end of the worker too.
-      if (!options_.foreground) redirect_standard_streams();
-      execv(program.c_str(), argv);
-      if (upgrade) execv("/proc/self/exe", argv);
-      _exit(127);
-    }
-    worker_ = pid;
+    BTD_ASSIGN(Child child,
+               spawn(program_, "worker", worker_args(theirs).to_argument(),
+                     std::array{theirs, lock_fd_, state_fd_.get()}, !options_.foreground));
+    worker_ = child.pid;
+    worker_died_ = std::move(child.died);
     control_ = std::move(pair.first);
-    worker_died_.reset(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
-    if (!worker_died_) return fail(errno, "the kernel has no pidfd_open; it must be 5.3 or newer");
-    if (fuse_fd_) (void)send_control(control_.get(), Word::kServe, 0, {}, fuse_fd_.get());
+    if (fuse_fd_) (void)hand_over();
     return {};
+  }
+
+  // Gives the connection to the worker, and before it the way to its notifier.
+  Status hand_over() {
+    if (!options_.cluster.empty()) start_notifier();
+    return send_control(control_.get(), Word::kServe, 0, {}, fuse_fd_.get());
+  }
+
+  // Of a mount without a cluster nothing is told that blocks.
+  void start_notifier() {
+    auto started = notifiers_.is_hopeless()
+                       ? fail(EAGAIN, "it died again and again")
+                       : notifiers_.start(program_, {.fuse_fd = fuse_fd_.get(),
+                                                     .connection = connection_,
+                                                     .mountpoint = options_.mountpoint,
+                                                     .is_quiet = !options_.foreground});
+    if (!started) {
+      spdlog::error("there is no notifier: {}", describe(started.error()));
+      (void)send_control(control_.get(), Word::kNotifier);
+      return;
+    }
+    (void)send_control(control_.get(), Word::kNotifier, started->pid, {}, started->socket.get());
+  }
+
+  // One that dies before its worker is replaced.
+  void reap_notifiers() {
+    if (!notifiers_.reap() || !worker_died_ || stopping_ || connection_ended_) return;
+    spdlog::error("the notifier died; starting another");
+    start_notifier();
   }
 
   std::uint64_t requests() const {
@@ -207,7 +225,7 @@ class Supervisor {
     }
     std::memcpy(header_->init, init->data(), init->size());
     header_->init_bytes = static_cast<std::uint32_t>(init->size());
-    return send_control(control_.get(), Word::kServe, 0, {}, fuse_fd_.get());
+    return hand_over();
   }
 
   void worker_said(const ControlMessage& message) {
@@ -234,6 +252,8 @@ class Supervisor {
     spdlog::debug("worker {} serves {}", worker_, options_.mountpoint);
     if (announced_) return;
     announced_ = true;
+    // The kernel has taken the worker's word for it now: later it only gets larger by hand.
+    if (!options_.cluster.empty()) set_read_ahead(connection_, kReadAheadKib);
     spdlog::info("{} is mounted on {}", options_.pool, options_.mountpoint);
     sd_notifyf(0, "READY=1\nSTATUS=%s is mounted on %s\nMAINPID=%d", options_.pool.c_str(),
                options_.mountpoint.c_str(), getpid());
@@ -330,8 +350,8 @@ class Supervisor {
 
   void detach() {
     if (!fuse_fd_) return;
-    abort_connection(connection_);
-    fuse_fd_.reset();  // the last descriptor: the kernel fails what is waiting
+    end_connection(connection_, options_.mountpoint);
+    fuse_fd_.reset();
     (void)unmount_fuse(options_.mountpoint, true);
   }
 
@@ -413,7 +433,7 @@ class Supervisor {
           break;
         }
         upgrading_ = true;
-        (void)send_control(control_.get(), Word::kStop);
+        (void)send_control(control_.get(), Word::kStop, EAGAIN);
         break;
       default:
         break;
@@ -432,11 +452,12 @@ class Supervisor {
   }
 
   void wait_for_events() {
-    pollfd fds[4] = {{worker_died_.get(), POLLIN, 0},
-                     {control_.get(), POLLIN, 0},
-                     {signals_.get(), POLLIN, 0},
-                     {unmounted_.get(), POLLIN, 0}};
-    if (poll(fds, 4, -1) < 0) return;
+    std::vector<pollfd> fds{{worker_died_.get(), POLLIN, 0},
+                            {control_.get(), POLLIN, 0},
+                            {signals_.get(), POLLIN, 0},
+                            {unmounted_.get(), POLLIN, 0}};
+    notifiers_.add_to(fds);
+    if (poll(fds.data(), fds.size(), -1) < 0) return;
     if (fds[0].revents != 0) return reap_worker();
     if (fds[1].revents != 0) {
       if (auto message = receive_control(control_.get(), false)) {
@@ -448,6 +469,7 @@ class Supervisor {
     if (start_error_) return;
     if (fds[2].revents != 0) handle_signal();
     if (fds[3].revents != 0) unmount_result();
+    reap_notifiers();
   }
 
   MountOptions options_;
@@ -456,6 +478,8 @@ class Supervisor {
   UniqueFd state_fd_, fuse_fd_, signals_, control_, worker_died_, unmounted_;
   StateHeader* header_ = nullptr;
   pid_t worker_ = 0;
+  std::string program_;  // what the worker runs
+  NotifierKeeper notifiers_;
   unsigned connection_ = 0;
   std::uint64_t requests_at_start_ = 0, first_futile_death_ = 0;
   unsigned futile_deaths_ = 0;

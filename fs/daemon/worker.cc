@@ -11,11 +11,16 @@
 
 #include <algorithm>
 
+#include "fs/cluster/join.h"
 #include "fs/daemon/backing_socket.h"
+#include "fs/daemon/cluster_node.h"
 #include "fs/daemon/control.h"
+#include "fs/daemon/lock_requests.h"
 #include "fs/daemon/log.h"
 #include "fs/daemon/loop.h"
 #include "fs/daemon/mounting.h"
+#include "fs/daemon/notifier_client.h"
+#include "fs/daemon/ops_coherent.h"
 #include "fs/daemon/server.h"
 
 namespace btd {
@@ -47,6 +52,12 @@ void on_init(void* userdata, fuse_conn_info* conn) {
   for (std::uint64_t unwanted : {FUSE_CAP_WRITEBACK_CACHE, FUSE_CAP_SPLICE_READ,
                                  FUSE_CAP_SPLICE_WRITE, FUSE_CAP_SPLICE_MOVE, FUSE_CAP_POSIX_ACL})
     fuse_unset_feature_flag(conn, unwanted);
+  if (s.coherent != nullptr) {
+    fuse_set_feature_flag(conn, FUSE_CAP_DIRECT_IO_ALLOW_MMAP);
+    // Only words of other nodes drop pages: a size or time that is new drops none.
+    fuse_unset_feature_flag(conn, FUSE_CAP_AUTO_INVAL_DATA);
+    fuse_set_feature_flag(conn, FUSE_CAP_EXPLICIT_INVAL_DATA);
+  }
   if (!s.args.io_uring) {
     fuse_unset_feature_flag(conn, FUSE_CAP_OVER_IO_URING);
     return;
@@ -68,6 +79,8 @@ fuse_session* new_session(Server& s) {
   install_xattr_ops(ops);
   install_dir_ops(ops);
   install_data_ops(ops);
+  // Answers from other threads hang over io_uring; there the kernel keeps each node's locks.
+  if (!s.args.cluster.empty() && !s.args.io_uring) install_lock_ops(ops);
   std::string program = "btd", option = "-oio_uring";
   char* argv[] = {program.data(), option.data(), nullptr};
   fuse_args args = FUSE_ARGS_INIT(s.args.io_uring ? 2 : 1, argv);
@@ -79,6 +92,12 @@ fuse_session* new_session(Server& s) {
 class Worker {
  public:
   explicit Worker(const WorkerArgs& args) : args_(args) {}
+  ~Worker() {
+    if (notifier_) notifier_->stop();
+    if (cluster_) cluster_->end(false);
+  }
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
 
   Result<int> run() {
     BTD_TRY(prepare_signals());
@@ -98,6 +117,8 @@ class Worker {
   Status prepare_signals() {
     sigset_t set;
     sigemptyset(&set);
+    // Of leases that meet an open (files_leaving.cc); the open waits for their end.
+    ::signal(SIGIO, SIG_IGN);
     for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR2, SIGPIPE}) sigaddset(&set, signal);
     sigprocmask(SIG_SETMASK, &set, nullptr);
     signals_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
@@ -110,10 +131,36 @@ class Worker {
     BTD_ASSIGN(state_, StateTable::attach(args_.state_fd));
     lock_fd_ = args_.lock_fd;
     BTD_ASSIGN(pool_, Pool::open(args_.pool, PoolLock::inherited(lock_fd_)));
-    BTD_ASSIGN(names_, Namespace::open(pool_->meta()));
     const unsigned idle = args_.idle_ids != 0 ? args_.idle_ids : kDefaultIdleIds;
-    files_ = std::make_unique<FileTable>(*state_, *names_, pool_->backing(), idle);
-    return {};
+    if (args_.cluster.empty()) {
+      BTD_TRY(cluster::judge_alone(pool_->meta(), args_.pool));
+      BTD_ASSIGN(names_, Namespace::open(pool_->meta()));
+      files_ = std::make_unique<FileTable>(*state_, *names_, pool_->backing(), idle);
+      return {};
+    }
+    BTD_TRY(enter_cluster());
+    BTD_ASSIGN(names_, Namespace::open(cluster_->store(), cluster_->id()));
+    files_ = std::make_unique<FileTable>(*state_, *names_, pool_->backing(), idle, cluster_->id(),
+                                         cluster_->home_of());
+    return cluster_->serve(*names_, *files_, state_->header().workers != 0);
+  }
+
+  // Programs have files open in the mount of a worker that died, and etcd may be away as long as it
+  // likes: one that replaces it tries until it is told to stop.
+  Status enter_cluster() {
+    for (;;) {
+      auto node = ClusterNode::open(args_.cluster, args_.version, *pool_, *state_);
+      if (node) {
+        cluster_ = *std::move(node);
+        return {};
+      }
+      const bool is_away = node.error().code == EHOSTUNREACH || node.error().code == ETIMEDOUT;
+      if (state_->header().workers == 0 || !is_away)
+        return std::unexpected(std::move(node).error());
+      spdlog::error("{}; trying again", node.error().message);
+      pollfd told{args_.control_fd, POLLIN, 0};
+      if (poll(&told, 1, 1000) > 0) return fail(EINTR, "it was told to stop");
+    }
   }
 
   Result<int> give_up(const Error& error) {
@@ -128,10 +175,15 @@ class Worker {
       auto message = receive_control(args_.control_fd, true);
       if (!message || message->word == Word::kStop) return false;
       if (message->word == Word::kLogLevel) (void)set_log_level(message->text);
+      if (message->word == Word::kNotifier) notifier_link_ = link_in(*message);
       if (message->word != Word::kServe) continue;
       fuse_fd_ = message->fd.release();
       return true;
     }
+  }
+
+  static NotifierLink link_in(ControlMessage& message) {
+    return {.socket = std::move(message.fd), .pid = message.code};
   }
 
   Status start() {
@@ -141,11 +193,27 @@ class Worker {
     server_->tickets = &tickets_;
     server_->started_ns = monotonic_ns();
     session_ = new_session(*server_);
+    server_->session = session_;
+    if (cluster_) {
+      server_->cluster = cluster_.get();
+      server_->remote = &cluster_->remote();
+      notifier_ =
+          std::make_unique<NotifierClient>(fuse_fd_, args_.mountpoint, state_->header().workers);
+      notifier_->start(std::move(notifier_link_));
+      server_->notifier = notifier_.get();
+      server_->coherent = &cluster_->coherent(*server_);
+    }
     const std::string device = "/dev/fd/" + std::to_string(fuse_fd_);
     if (session_ == nullptr || fuse_session_mount(session_, device.c_str()) != 0)
       return fail(EIO, "libfuse cannot take the connection over");
     answer_init();
     choose_data_path();
+    if (cluster_ && !args_.io_uring) {
+      locks_ = std::make_unique<LockRequests>(
+          cluster_->locks(), cluster_->remote(), cluster_->kernel(), session_, *notifier_,
+          cluster_->id(), files_->passthrough(), cluster_->home_of());
+      server_->locks = locks_.get();
+    }
     open_backing_socket();
     BTD_ASSIGN(const auto orphans, names_->orphans());
     BTD_TRY(names_->collect_unnamed([this](InodeId id) { return pool_->backing().exists(id); },
@@ -155,10 +223,21 @@ class Worker {
     options.spin_us = args_.spin_us >= 0 ? static_cast<unsigned>(args_.spin_us) : default_spin_us();
     options.share_processor = args_.share_processor;
     options.buffer_bytes = kMaxWrite + kHeaderRoom;
+    if (cluster_) {
+      options.node = cluster_->id();
+      options.home_of = cluster_->home_of();
+    }
+    if (locks_) options.interrupted = [this](std::uint64_t unique) { locks_->interrupt(unique); };
+    if (notifier_)
+      options.notified = [this](std::uint64_t number, std::size_t bytes) {
+        notifier_->retrieved(number, bytes);
+      };
+    if (cluster_) cluster_->start_telling(session_, *notifier_, state_->header().workers != 0);
     loop_ = std::make_unique<RequestLoop>(session_, fuse_fd_, *state_, options, [this] {
       const std::uint64_t one = 1;
       (void)!write(ended_.get(), &one, sizeof one);
     });
+    if (server_->coherent != nullptr) coherent_ops::recover(*server_);
     ask_for_resend();
     loop_->execute_resent([&] { files_->recover(orphans); });
     loop_->start();
@@ -254,9 +333,12 @@ class Worker {
       if (message.error().code == EAGAIN) return false;
       spdlog::warn("the supervisor is gone; serving on, but nobody will replace this worker");
       supervised_ = false;
+      if (notifier_) notifier_->last_one();
       return false;
     }
     if (message->word == Word::kLogLevel) (void)set_log_level(message->text);
+    if (message->word == Word::kNotifier && notifier_) notifier_->use(link_in(*message));
+    is_replaced_ = message->word == Word::kStop && message->code != 0;
     return message->word == Word::kStop;
   }
 
@@ -266,6 +348,8 @@ class Worker {
       loop_->stop();
       loop_->join();
     }
+    if (notifier_) notifier_->stop();
+    if (cluster_) cluster_->end(!is_replaced_);
     files_.reset();
     const Status closed = pool_->close();
     if (!closed) spdlog::error("closing the pool: {}", closed.error().message);
@@ -276,11 +360,13 @@ class Worker {
   const WorkerArgs& args_;
   bool supervised_ = true;
   bool connection_ended_ = false;
+  bool is_replaced_ = false;  // by another worker, that serves the same mount
   int lock_fd_ = -1;
   int fuse_fd_ = -1;
   UniqueFd signals_, ended_;
   std::unique_ptr<StateTable> state_;
   std::unique_ptr<Pool> pool_;
+  std::unique_ptr<ClusterNode> cluster_;  // it uses the two below until its end()
   std::unique_ptr<Namespace> names_;
   std::unique_ptr<FileTable> files_;
   Metrics metrics_;
@@ -288,6 +374,9 @@ class Worker {
   std::unique_ptr<Server> server_;
   std::unique_ptr<VirtualTree> virtual_tree_;
   fuse_session* session_ = nullptr;  // lives until the process ends
+  NotifierLink notifier_link_;       // until there is a client for it
+  std::unique_ptr<NotifierClient> notifier_;
+  std::unique_ptr<LockRequests> locks_;
   std::unique_ptr<RequestLoop> loop_;
   std::unique_ptr<BackingSocket> backing_socket_;  // its thread uses the parts above
 };

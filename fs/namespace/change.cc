@@ -29,7 +29,15 @@ void put_entry(Batch& batch, InodeId dir, std::uint64_t cookie, std::string_view
   batch.put(rows::entry_key(dir, cookie), value);
 }
 
-void touch(Inode& dir, Timestamp now) { dir.mtime = dir.ctime = now; }
+// A kernel takes the listing that it keeps for good while the time is what it was. So no two
+// changes leave the same, though they come in one tick of the clock, or from nodes whose clocks
+// differ.
+void touch(Inode& dir, Timestamp now) {
+  constexpr std::int64_t kDiffer = 1'000'000'000;
+  const std::int64_t ahead = dir.mtime.nanoseconds - now.nanoseconds;
+  if (ahead >= 0 && ahead < kDiffer) now.nanoseconds += ahead + 1;
+  dir.mtime = dir.ctime = now;
+}
 
 // A new inode: what the caller wants and what the directory passes on.
 Inode make_inode(InodeId id, const NewInode& node, const Inode& parent) {
@@ -40,7 +48,7 @@ Inode make_inode(InodeId id, const NewInode& node, const Inode& parent) {
              .uid = node.uid,
              .gid = node.gid,
              .rdev = node.rdev,
-             .flags = parent.flags & kInodeSparse,
+             .flags = parent.flags & (kInodeSparse | kInodeCoherent),
              .size = node.target.size(),
              .parent = S_ISDIR(node.mode) ? parent.id : 0,
              .atime = now,
@@ -66,8 +74,9 @@ bool drop_link(Batch& batch, Inode& inode, Timestamp now) {
 }  // namespace
 
 Result<Inode> Namespace::create(InodeId parent, std::string_view name, InodeId id,
-                                const NewInode& node, const RequestTag& tag) {
-  const std::lock_guard lock(mutex_);
+                                const NewInode& node, const RequestTag& tag,
+                                std::optional<NodeId> home) {
+  const auto lock = stripes_.of(parent);
   return with_retries([&]() -> Result<Inode> {
     BTD_ASSIGN(auto dir, load_dir(parent));
     BTD_ASSIGN(const auto place, find_free(parent, name));
@@ -78,6 +87,8 @@ Result<Inode> Namespace::create(InodeId parent, std::string_view name, InodeId i
     if (made.is_dir()) ++dir.inode.nlink;
     batch.require(rows::entry_key(parent, place.cookie), std::nullopt);
     batch.put(rows::inode_key(id), rows::bytes_of(rows::to_row(made)));
+    if (home && *home != node_of(id))
+      batch.put(rows::home_key(id), rows::bytes_of(std::uint64_t{*home}));
     put_entry(batch, parent, place.cookie, name, made);
     put_inode(batch, dir);
     BTD_TRY(commit(batch, tag, {.id = id}));
@@ -87,11 +98,11 @@ Result<Inode> Namespace::create(InodeId parent, std::string_view name, InodeId i
 
 Result<Inode> Namespace::create_nameless(InodeId parent, InodeId id, const NewInode& node,
                                          const RequestTag& tag) {
-  const std::lock_guard lock(mutex_);
   BTD_ASSIGN(auto dir, load_dir(parent));
   Batch batch;
   Inode made = make_inode(id, node, dir.inode);
   made.nlink = 0;
+  made.flags |= kInodeUnnamed;
   batch.put(rows::inode_key(id), rows::bytes_of(rows::to_row(made)));
   batch.put(rows::orphan_key(id), {});
   BTD_TRY(commit(batch, tag, {.id = id}));
@@ -100,17 +111,21 @@ Result<Inode> Namespace::create_nameless(InodeId parent, InodeId id, const NewIn
 
 Result<Inode> Namespace::link(InodeId id, InodeId parent, std::string_view name,
                               const RequestTag& tag) {
-  const std::lock_guard lock(mutex_);
+  const auto lock = stripes_.of(parent);
   return with_retries([&]() -> Result<Inode> {
     BTD_ASSIGN(auto dir, load_dir(parent));
     BTD_ASSIGN(auto loaded, load(id));
     Inode& inode = loaded.inode;
     if (inode.is_dir()) return fail(EPERM);
     if (inode.nlink >= kLinkMax) return fail(EMLINK);
+    // Another node took its last name, unknown to the kernel that asks; its data may be gone.
+    const bool is_unnamed = (inode.flags & kInodeUnnamed) != 0;
+    if (inode.nlink == 0 && !is_unnamed) return fail(ENOENT);
     BTD_ASSIGN(const auto place, find_free(parent, name));
     Batch batch;
     const Timestamp now = Timestamp::now();
-    if (inode.nlink == 0) batch.erase(rows::orphan_key(id));
+    if (is_unnamed) batch.erase(rows::orphan_key(id));
+    inode.flags &= ~std::uint32_t{kInodeUnnamed};
     ++inode.nlink;
     inode.ctime = now;
     touch(dir.inode, now);
@@ -133,7 +148,7 @@ Result<Outcome> Namespace::rmdir(InodeId parent, std::string_view name, const Re
 
 Result<Outcome> Namespace::remove(InodeId parent, std::string_view name, bool directory,
                                   const RequestTag& tag) {
-  const std::lock_guard lock(mutex_);
+  const auto lock = stripes_.of(parent);
   return with_retries([&]() -> Result<Outcome> {
     BTD_ASSIGN(auto dir, load_dir(parent));
     BTD_ASSIGN(const auto place, find_taken(parent, name));
@@ -164,7 +179,7 @@ Result<Outcome> Namespace::rename(InodeId from, std::string_view name, InodeId t
   if ((flags & ~static_cast<unsigned>(RENAME_NOREPLACE | RENAME_EXCHANGE)) != 0 ||
       flags == (RENAME_NOREPLACE | RENAME_EXCHANGE))
     return fail(EINVAL);
-  const std::lock_guard lock(mutex_);
+  const auto locks = stripes_.of(from, to);
   return with_retries([&]() -> Result<Outcome> {
     BTD_ASSIGN(auto source_dir, load_dir(from));
     BTD_ASSIGN(auto target_dir, load_dir(to));
@@ -292,7 +307,7 @@ Result<Outcome> Namespace::move(Loaded& from, const Place& source, Loaded& to, c
 }
 
 Result<Inode> Namespace::change(InodeId id, const AttrChange& change, const RequestTag& tag) {
-  const std::lock_guard lock(mutex_);
+  const auto lock = stripes_.of(id);
   return with_retries([&]() -> Result<Inode> {
     BTD_ASSIGN(auto loaded, load(id));
     Inode& inode = loaded.inode;
@@ -315,7 +330,11 @@ Result<Inode> Namespace::change(InodeId id, const AttrChange& change, const Requ
 }
 
 Status Namespace::erase_orphan(InodeId id) {
-  const std::lock_guard lock(mutex_);
+  const auto lock = stripes_.of(id);
+  return with_retries([&] { return erase_nameless(id); });
+}
+
+Status Namespace::erase_nameless(InodeId id) {
   auto loaded = load(id);
   if (loaded && loaded->inode.nlink != 0) return fail(EBUSY, "the inode has a name");
   // Attributes first and in parts, since all of them may be more than one commit can carry; the
@@ -329,8 +348,10 @@ Status Namespace::erase_orphan(InodeId id) {
     BTD_TRY(store_.commit(part));
   }
   Batch batch;
+  if (loaded) batch.require(rows::inode_key(id), loaded->row);  // nobody named it meanwhile
   if (loaded && loaded->inode.is_symlink()) batch.erase(rows::target_key(id));
   batch.erase(rows::inode_key(id));
+  batch.erase(rows::home_key(id));
   batch.erase(rows::orphan_key(id));
   return store_.commit(batch);
 }

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <ctime>
+#include <functional>
 
 namespace btd {
 
@@ -15,11 +16,13 @@ using NodeId = std::uint16_t;
 
 // Never reused, so a node id of the kernel stays true for the life of the pool. 1 is the root.
 // The bits above kNodeShift name the node that made the inode: each node hands out ids of its own
-// without asking the others, and a file's data lie where its id says.
+// without asking the others. A file's data lie there, unless it was moved (HomeOf).
 using InodeId = std::uint64_t;
 inline constexpr InodeId kRootId = 1;
 inline constexpr unsigned kNodeShift = 46;
 [[nodiscard]] constexpr NodeId node_of(InodeId id) { return static_cast<NodeId>(id >> kNodeShift); }
+// Where the data of a file lie now, as far as this node has heard.
+using HomeOf = std::function<NodeId(InodeId)>;
 // Ids of a node lie from here to the first of the next.
 [[nodiscard]] constexpr InodeId first_id_of(std::uint32_t node) {
   return std::uint64_t{node} << kNodeShift;
@@ -40,8 +43,11 @@ struct Timestamp {
 };
 
 enum InodeFlags : std::uint32_t {
-  kInodeSparse = 1,   // growth reserves no space (user.btd.sparse=1); inherited from the directory
-  kInodePunched = 2,  // the owner punched holes into it: they are meant, do not fill them
+  kInodeSparse = 1,    // growth reserves no space (user.btd.sparse=1); inherited from the directory
+  kInodePunched = 2,   // the owner punched holes into it: they are meant, do not fill them
+  kInodeCoherent = 4,  // mapped coherently by all nodes (user.btd.mode); for good, as a kernel's
+                       // mappings are; inherited from the directory
+  kInodeUnnamed = 8,   // made without a name (O_TMPFILE), and never had one: it may still get one
 };
 
 struct Inode {

@@ -9,6 +9,9 @@
 //   's' id                     target          symbolic links
 //   'x' id name                value           extended attributes
 //   'o' id                     (empty)         inodes without a name, until their last user is gone
+//   'p' id                     node            where the data of a file lie that was moved
+//   'v' id node                number          the node may have bytes of the file that are not
+//                                              the file: a move that goes on, or left them
 //   'r' slot                   ResultRow       what the last request of that slot did
 //
 // Ids, nodes, cookies and slots are big-endian in keys, so that key order is number order. Values
@@ -19,6 +22,7 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -130,6 +134,10 @@ inline Key target_key(InodeId id) { return Key('s').number(id); }
 inline Key xattr_key(InodeId id, std::string_view name = {}) {
   return Key('x').number(id).name(name);
 }
+inline Key home_key(InodeId id) { return Key('p').number(id); }
+inline constexpr std::string_view kHomePrefix = "p";
+inline Key copy_key(InodeId id, NodeId node) { return Key('v').number(id).number(node); }
+inline constexpr std::string_view kCopyPrefix = "v";
 inline Key orphan_key(InodeId id) { return Key('o').number(id); }
 // Slots are a node's own: its number is their upper half.
 inline Key result_key(std::uint32_t node, std::uint32_t slot) {
@@ -140,6 +148,12 @@ inline Key result_key(std::uint32_t node, std::uint32_t slot) {
   std::uint64_t n = 0;
   std::memcpy(&n, key.data() + at, sizeof n);
   return __builtin_bswap64(n);
+}
+
+// Of the file whose 'p' row is `bytes`; without one, or with one that is not understood, its id's.
+[[nodiscard]] inline NodeId home_in(InodeId id, const std::optional<std::string>& bytes) {
+  std::uint64_t node = 0;
+  return bytes && parse(*bytes, node) ? static_cast<NodeId>(node) : node_of(id);
 }
 
 [[nodiscard]] InodeRow to_row(const Inode& inode);

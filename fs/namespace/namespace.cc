@@ -60,6 +60,7 @@ Status Namespace::load_format() {
   rows::IdsRow ids{};
   BTD_TRY(load_ids(ids));
   next_id_ = id_limit_ = ids.limit;
+  is_new_ = ids.limit <= std::max(first_id_of(node_), kRootId + 1);
   return {};
 }
 
@@ -119,6 +120,15 @@ Result<Inode> Namespace::get(InodeId id) const {
   return loaded.inode;
 }
 
+Result<bool> Namespace::is_gone(InodeId id) {
+  Batch nothing;
+  nothing.require(rows::inode_key(id), std::nullopt);
+  const Status absent = store_.commit(nothing);
+  if (absent) return true;
+  if (absent.error().code == EAGAIN) return false;
+  return std::unexpected(absent.error());
+}
+
 // One look at the few places where the name may be also finds the place where it would go.
 Result<Namespace::Place> Namespace::find(InodeId dir, std::string_view name) const {
   if (name.size() > kNameMax) return fail(ENAMETOOLONG);
@@ -158,6 +168,11 @@ Result<Namespace::Place> Namespace::find_taken(InodeId dir, std::string_view nam
   BTD_ASSIGN(auto place, find(dir, name));
   if (!place.taken()) return fail(ENOENT);
   return place;
+}
+
+Result<NodeId> Namespace::home(InodeId id) const {
+  BTD_ASSIGN(const auto row, store_.get(rows::home_key(id)));
+  return rows::home_in(id, row);
 }
 
 Result<Inode> Namespace::lookup(InodeId parent, std::string_view name) const {
@@ -251,14 +266,18 @@ Status Namespace::commit(Batch& batch, const RequestTag& tag, const Outcome& out
   return store_.commit(batch);
 }
 
+// Of all nodes: there are few, and one that was moved has the id of another.
 Result<std::vector<InodeId>> Namespace::orphans() const {
-  std::vector<InodeId> ids;
-  const auto keep = [&ids](std::string_view key, std::string_view) {
-    if (key.size() == 9) ids.push_back(rows::number_at(key, 1));
+  std::vector<InodeId> all, ids;
+  const auto keep = [&all](std::string_view key, std::string_view) {
+    if (key.size() == 9) all.push_back(rows::number_at(key, 1));
     return true;
   };
-  BTD_TRY(store_.scan(rows::orphan_key(first_id_of(node_)),
-                      rows::orphan_key(first_id_of(node_ + 1U)), keep));
+  BTD_TRY(store_.scan(rows::orphan_key(0), rows::orphan_key(kFirstVirtualId), keep));
+  for (const InodeId id : all) {
+    BTD_ASSIGN(const NodeId at, home(id));
+    if (at == node_) ids.push_back(id);
+  }
   return ids;
 }
 

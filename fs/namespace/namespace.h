@@ -7,7 +7,7 @@
 // Exactly once: a changing call carries the request's tag, and its commit writes a result row for
 // it. A request that the kernel sends again after the worker died is answered from that row.
 //
-// Thread-safety: every call may be made from any thread. Lock order: mutex_, then the store's.
+// Thread-safety: every call may be made from any thread. Lock order: stripes_, then the store's.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +23,7 @@
 #include "alloc/metastore.h"
 #include "alloc/result.h"
 #include "fs/namespace/inode.h"
+#include "fs/namespace/stripes.h"
 
 namespace btd {
 
@@ -83,24 +84,34 @@ class Namespace {
   // --- reading -------------------------------------------------------------------------------
   Result<Inode> lookup(InodeId parent, std::string_view name) const;  // ENOENT, ENAMETOOLONG
   Result<Inode> get(InodeId id) const;                                // ENOENT
-  Result<std::string> read_link(InodeId id) const;                    // EINVAL
+  Result<NodeId> home(InodeId id) const;            // where the data of a regular file lie
+  Result<std::string> read_link(InodeId id) const;  // EINVAL
   // Up to `limit` entries after `cookie` (0: from the start), in cookie order; "." and ".." are
   // the caller's. No two entries of a directory have the same cookie; 0 to 15 are never used.
   Result<std::vector<DirEntry>> list(InodeId dir, std::uint64_t cookie, std::size_t limit) const;
+
+  // Also of a store whose rows may be behind: asks it whether there is no such inode now. If there
+  // is one, get() finds it afterwards. Errors: the store's, where it can't tell.
+  Result<bool> is_gone(InodeId id);
 
   // --- changing: one commit each -------------------------------------------------------------
   // An id for a new inode of this node. Costs a commit once in kIdBlock calls. The caller makes the
   // backing file of a regular file before create(); collect_unnamed() finds those that a crash left
   // without one.
   Result<InodeId> allocate_id();
+  // No id was ever handed out before this was opened.
+  [[nodiscard]] bool is_new() const { return is_new_; }
   // `id` will not be used after all (create failed, or is done): it need not be looked at again.
   void id_settled(InodeId id);
 
+  // `home`: of a regular file whose data are to lie at another node than this one.
   Result<Inode> create(InodeId parent, std::string_view name, InodeId id, const NewInode& node,
-                       const RequestTag& tag);  // EEXIST, ENOENT
+                       const RequestTag& tag,
+                       std::optional<NodeId> home = std::nullopt);  // EEXIST, ENOENT
   // A nameless file (O_TMPFILE): an orphan with nlink 0 until link() names it.
   Result<Inode> create_nameless(InodeId parent, InodeId id, const NewInode& node,
                                 const RequestTag& tag);
+  // ENOENT also where it lost its last name.
   Result<Inode> link(InodeId id, InodeId parent, std::string_view name, const RequestTag& tag);
   Result<Outcome> unlink(InodeId parent, std::string_view name, const RequestTag& tag);
   Result<Outcome> rmdir(InodeId parent, std::string_view name, const RequestTag& tag);
@@ -117,7 +128,7 @@ class Namespace {
                    const RequestTag& tag);
   Status remove_xattr(InodeId id, std::string_view name, const RequestTag& tag);
 
-  // --- orphans: inodes of this node without a name that somebody may still have open -----------
+  // --- orphans: inodes without a name whose home is this node; somebody may still have them open
   Result<std::vector<InodeId>> orphans() const;
   // Erases an orphan's rows. The caller removed its backing file before. Idempotent.
   Status erase_orphan(InodeId id);
@@ -167,6 +178,10 @@ class Namespace {
                            const RequestTag& tag);
   Result<Outcome> move(Loaded& from, const Place& source, Loaded& to, const Place& target,
                        std::string_view new_name, const RequestTag& tag);
+  Status erase_nameless(InodeId id);
+  Status put_xattr(InodeId id, std::string_view name, std::string_view value, int flags,
+                   const RequestTag& tag);
+  Status erase_xattr(InodeId id, std::string_view name, const RequestTag& tag);
   // `moved` comes to lie in `to`, if it is a directory.
   Status reparent(Batch& batch, Inode& moved, InodeId to);
   [[nodiscard]] Status refuse_loop(InodeId moved, InodeId to) const;
@@ -175,8 +190,9 @@ class Namespace {
   MetaStore& store_;
   const NodeId node_;
   std::uint64_t hash_key_ = 0;  // of directory cookies; drawn at format
-  std::mutex mutex_;            // serialises changes, so that requirements hold on one node
+  Stripes stripes_;             // of directories, and of inodes changed by themselves
   std::mutex ids_mutex_;
+  bool is_new_ = false;
   InodeId next_id_ = 0, id_limit_ = 0;  // ids in [next, limit) are reserved in the store
   std::set<InodeId> unsettled_;         // ids handed out whose create has not ended
   std::vector<std::pair<RequestTag, Outcome>> earlier_;  // rows found at open

@@ -4,6 +4,7 @@
 
 #include "fs/namespace/layout.h"
 #include "fs/namespace/namespace.h"
+#include "fs/namespace/retries.h"
 
 namespace btd {
 
@@ -38,7 +39,12 @@ Status Namespace::set_xattr(InodeId id, std::string_view name, std::string_view 
                             const RequestTag& tag) {
   BTD_TRY(check_name(name));
   if (value.size() > XATTR_SIZE_MAX) return fail(E2BIG);
-  const std::lock_guard lock(mutex_);
+  const auto lock = stripes_.of(id);
+  return with_retries([&] { return put_xattr(id, name, value, flags, tag); });
+}
+
+Status Namespace::put_xattr(InodeId id, std::string_view name, std::string_view value, int flags,
+                            const RequestTag& tag) {
   BTD_ASSIGN(auto loaded, load(id));
   const auto key = rows::xattr_key(id, name);
   BTD_ASSIGN(const auto old, store_.get(key));
@@ -61,7 +67,11 @@ Status Namespace::set_xattr(InodeId id, std::string_view name, std::string_view 
 
 Status Namespace::remove_xattr(InodeId id, std::string_view name, const RequestTag& tag) {
   BTD_TRY(check_name(name));
-  const std::lock_guard lock(mutex_);
+  const auto lock = stripes_.of(id);
+  return with_retries([&] { return erase_xattr(id, name, tag); });
+}
+
+Status Namespace::erase_xattr(InodeId id, std::string_view name, const RequestTag& tag) {
   BTD_ASSIGN(auto loaded, load(id));
   const auto key = rows::xattr_key(id, name);
   BTD_ASSIGN(const auto old, store_.get(key));

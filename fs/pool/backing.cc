@@ -131,4 +131,9 @@ Result<struct statvfs> BackingStore::statfs() const {
   return facts;
 }
 
+Result<std::uint64_t> BackingStore::room() const {
+  BTD_ASSIGN(const struct statvfs facts, statfs());
+  return facts.f_bavail * facts.f_frsize;
+}
+
 }  // namespace btd

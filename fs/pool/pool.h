@@ -92,6 +92,8 @@ class BackingStore {
   Status sync_removals(std::span<const InodeId> ids) const;
   [[nodiscard]] static std::string path(InodeId id);  // relative to POOL, as user.btd.backing says
   Result<struct statvfs> statfs() const;
+  // Bytes of it that files can still get.
+  Result<std::uint64_t> room() const;
 
  private:
   UniqueFd data_dir_;

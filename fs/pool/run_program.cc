@@ -13,19 +13,6 @@ namespace btd {
 
 namespace {
 
-std::string find_program(const std::string& name) {
-  const char* path = ::getenv("PATH");  // NOLINT(concurrency-mt-unsafe): nobody sets it
-  std::string directories = path != nullptr ? path : "";
-  directories += ":/usr/sbin:/sbin:/usr/bin:/bin:";
-  for (std::size_t at = 0; at < directories.size();) {
-    const std::size_t end = directories.find(':', at);
-    const std::string candidate = directories.substr(at, end - at) + "/" + name;
-    if (end > at && ::access(candidate.c_str(), X_OK) == 0) return candidate;
-    at = end + 1;
-  }
-  return {};
-}
-
 // All that comes, of which the beginning is kept: the program must not block on a full pipe.
 std::string read_all(int fd) {
   constexpr std::size_t kKept = 4096;
@@ -42,6 +29,19 @@ std::string read_all(int fd) {
 }
 
 }  // namespace
+
+std::string find_program(const std::string& name) {
+  const char* path = ::getenv("PATH");  // NOLINT(concurrency-mt-unsafe): nobody sets it
+  std::string directories = path != nullptr ? path : "";
+  directories += ":/usr/sbin:/sbin:/usr/bin:/bin:";
+  for (std::size_t at = 0; at < directories.size();) {
+    const std::size_t end = directories.find(':', at);
+    const std::string candidate = directories.substr(at, end - at) + "/" + name;
+    if (end > at && ::access(candidate.c_str(), X_OK) == 0) return candidate;
+    at = end + 1;
+  }
+  return {};
+}
 
 RunResult run_program(const std::vector<std::string>& command) {
   RunResult result;

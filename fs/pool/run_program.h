@@ -12,6 +12,9 @@ struct RunResult {
   std::string errors;  // the first 4 KiB of its standard error
 };
 
+// The path of a program in PATH or in the directories of system programs; empty: there is none.
+[[nodiscard]] std::string find_program(const std::string& name);
+
 // Looks for the program in PATH and in the directories of system programs. Its standard input and
 // output are /dev/null.
 [[nodiscard]] RunResult run_program(const std::vector<std::string>& command);

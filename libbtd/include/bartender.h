@@ -62,6 +62,8 @@ struct btd_config {
   int gc;                /* enum btd_gc */
   unsigned gc_threads;   /* 0: one for each processor */
   int create;            /* not 0: an absent heap is made; 0: ENOENT */
+  int map_on_touch;      /* not 0: a handler of SIGSEGV maps what other nodes add: see btd_map() */
+  int reader;            /* not 0: only loads, beside whoever uses the heap: see btd_acquire() */
 };
 
 /* Sets every field to its default: no single_node, create = 1, the rest 0. */
@@ -248,6 +250,47 @@ BTD_API int btd_tx_scope_next(struct btd_tx_scope* scope, struct btd_cluster* cl
   for (struct btd_tx_scope scope __attribute__((cleanup(btd_tx_scope_end))) = {0}; \
        btd_tx_scope_next(&scope, (cluster));)
 #endif
+
+/* ---- Several nodes -----------------------------------------------------------------------------
+ * A heap in a directory of a cluster's mount whose user.btd.mode is "coherent" may be open on all
+ * nodes: pointers, frees, roots and atomics mean the same on each. What a node allocates lies
+ * there, as long as its pool has room. */
+
+/* Has [at, at + bytes), which any node may have allocated, mapped. Arenas that others add after
+ * this process opened the heap are mapped when a btd_ call meets them; a program that follows a
+ * pointer by itself calls this first, or sets map_on_touch. Errors: EINVAL not in a heap; ETIMEDOUT
+ * or EHOSTUNREACH the node is away. */
+BTD_API int btd_map(const void* at, size_t bytes);
+
+/* Any other heap on a mount is direct, and used on one node at a time: EBUSY elsewhere, but for
+ * readers. A handle that was opened with config.reader serves btd_map(), btd_acquire() and
+ * btd_cluster_base(); all else says EROFS. Pointers come from the user of the heap, by a file, a
+ * message or a coherent heap.
+ *
+ * After btd_acquire() loads of [at, at + bytes) see what was stored there before btd_release() of
+ * the same returned, on whichever node; what is stored later may be seen, or not. Both may cost a
+ * message to the node the heap lies on, and do nothing where pages are coherent. Errors: EINVAL not
+ * in a heap, or nothing is there yet; ETIMEDOUT or EHOSTUNREACH the node is away; EIO. */
+BTD_API int btd_acquire(const void* at, size_t bytes);
+BTD_API int btd_release(const void* at, size_t bytes);
+
+/* A mutex in memory of a heap, between threads of all processes that have it open, on all nodes if
+ * it is coherent. All zero is unlocked: btd_calloc() makes one. It outlives its processes: nothing
+ * a transaction changes. Not recursive. */
+struct btd_mutex {
+  uint64_t word;
+};
+#define BTD_MUTEX_OWNER_DIED 1
+/* 0: it is locked. BTD_MUTEX_OWNER_DIED: the same, but who held it died: what it guards may be half
+ * changed. Waits as long as the holder lives. Errors: EDEADLK this thread holds it; EINVAL not in a
+ * heap; EOWNERDEAD after a fork. */
+BTD_API BTD_MUST_CHECK int btd_mutex_lock(struct btd_mutex* mutex);
+/* The same without waiting. Errors: EBUSY too. */
+BTD_API BTD_MUST_CHECK int btd_mutex_trylock(struct btd_mutex* mutex);
+/* Waits so long at most. Errors: ETIMEDOUT too. */
+BTD_API BTD_MUST_CHECK int btd_mutex_timedlock(struct btd_mutex* mutex, unsigned milliseconds);
+/* Errors: EPERM this thread does not hold it; EINVAL. */
+BTD_API int btd_mutex_unlock(struct btd_mutex* mutex);
 
 /* ---- Inspection --------------------------------------------------------------------------------
  */

@@ -63,8 +63,8 @@ Error taken_over() {
 EtcdCommitter::EtcdCommitter(const EtcdOptions& options, EtcdClient& client)
     : options_(options),
       client_(client),
-      rows_(options.prefix + "k/"),
       own_(options.prefix + "t/" + (options.client.empty() ? random_name() : options.client) + "/"),
+      places_{options.prefix + "k/", own_ + "r/", options.own_rows},
       incarnation_(random_name()) {}
 
 std::string EtcdCommitter::next_id() { return incarnation_ + ":" + std::to_string(++last_id_); }
@@ -101,6 +101,7 @@ EtcdCommitter::Outcome EtcdCommitter::commit(const Batch& batch,
   Pending self{&batch, changes, deadline, request_bytes(batch)};
   std::unique_lock lock(mutex_);
   queue_.push_back(&self);
+  if (queue_.size() + 1 >= crowd_) gathered_.notify_all();
   while (!self.done) {
     if (!self.taken && busy_lanes_ < options_.lanes && !free_.empty()) {
       lead(lock, self);
@@ -142,21 +143,32 @@ EtcdCommitter::Group EtcdCommitter::take_group(Pending& first) {
   take(first);
   for (Pending* p : queue_) {
     if (free_.empty()) break;
-    if (p != &first && fits(*p)) take(*p);
+    if (fits(*p)) take(*p);
   }
   std::erase_if(queue_, [](const Pending* p) { return p->taken; });
   return group;
 }
 
+// Threads that committed together come back together: to wait for them makes one request of
+// several, which is what etcd and whoever watches it pay for.
+void EtcdCommitter::gather(std::unique_lock<std::mutex>& lock) {
+  const auto is_whole = [this] { return queue_.size() + 1 >= crowd_; };
+  if (!is_whole()) gathered_.wait_until(lock, EtcdClock::now() + options_.gather, is_whole);
+}
+
 void EtcdCommitter::lead(std::unique_lock<std::mutex>& lock, Pending& first) {
+  ++busy_lanes_;
+  first.taken = true;
+  std::erase(queue_, &first);
+  gather(lock);
   const Group group = take_group(first);
   EtcdDeadline deadline = first.deadline;
   for (const Pending* p : group) deadline = std::min(deadline, p->deadline);
-  ++busy_lanes_;
   lock.unlock();
   run(group, deadline);
   lock.lock();
   --busy_lanes_;
+  crowd_ = group.size() + queue_.size();
   for (Pending* p : group) {
     (p->slot->attempted.empty() ? free_ : doubtful_).push_back(p->slot);
     p->done = true;
@@ -192,7 +204,7 @@ void EtcdCommitter::attempt(Group& group, EtcdDeadline deadline) {
     }
   }
   const EtcdAnswer answer =
-      client_.post("/v3/kv/txn", etcd_wire::commits(commits, rows_, own_ + "together"), deadline);
+      client_.post("/v3/kv/txn", etcd_wire::commits(commits, places_, own_ + "together"), deadline);
   switch (answer.kind) {
     case EtcdAnswer::Kind::ok:
       return read_results(group, answer, commits, deadline);
@@ -209,11 +221,29 @@ void EtcdCommitter::attempt(Group& group, EtcdDeadline deadline) {
 void EtcdCommitter::read_results(Group& group, const EtcdAnswer& answer,
                                  std::span<const EtcdCommit> commits, EtcdDeadline deadline) {
   auto results = etcd_wire::parse_commits(answer.body, commits);
-  if (!results) return resolve(group, deadline);
+  if (!results || !look(*results, commits, deadline)) return resolve(group, deadline);
   for (std::size_t i = 0; i < group.size(); ++i)
     decide(*group[i], results->results[i], results->revision, answer.maybe_twice);
   std::erase_if(group, [](const Pending* p) { return p->slot->attempted.empty(); });
   if (!group.empty()) resolve(group, deadline);
+}
+
+Status EtcdCommitter::look(EtcdCommitAnswer& answer, std::span<const EtcdCommit> commits,
+                           EtcdDeadline deadline) {
+  std::vector<EtcdCommit> refused;
+  for (std::size_t i = 0; i < commits.size(); ++i)
+    if (!answer.results[i].applied) refused.push_back(commits[i]);
+  if (refused.empty()) return {};
+  BTD_ASSIGN(const std::string seen,
+             client_.ask("/v3/kv/txn", etcd_wire::looks(refused, places_), deadline));
+  BTD_ASSIGN(EtcdCommitAnswer looked, etcd_wire::parse_looks(seen, refused));
+  auto next = looked.results.begin();
+  for (EtcdCommitResult& result : answer.results) {
+    if (result.applied) continue;
+    result = std::move(*next++);
+    result.refused_at = looked.revision;
+  }
+  return {};
 }
 
 // Clears the slot's attempt where the outcome is known.
@@ -233,7 +263,7 @@ void EtcdCommitter::decide(Pending& p, EtcdCommitResult& result, std::int64_t re
   }
   if (maybe_twice) return;  // the other one may still be on its way
   p.outcome.status = fail(EAGAIN, "A requirement of the commit does not hold; read again.");
-  p.outcome.revision = revision;
+  p.outcome.revision = result.refused_at;
   p.outcome.required = std::move(result.required);
   slot.attempted.clear();
 }
@@ -318,13 +348,14 @@ Status EtcdCommitter::settle(std::span<Slot* const> slots, EtcdDeadline deadline
   const EtcdWaits::Scope wait(client_.waits(), "commit in doubt",
                               "an answer was lost, and whether the commit happened is being asked");
   const std::vector<EtcdCommit> asked = fences(slots);
-  const std::string body = etcd_wire::commits(asked, rows_, own_ + "together");
+  const std::string body = etcd_wire::commits(asked, places_, own_ + "together");
   for (unsigned round = 0;; ++round) {
     BTD_ASSIGN(const std::string answer, client_.ask("/v3/kv/txn", body, deadline));
-    const auto results = etcd_wire::parse_commits(answer, asked);
-    if (!results) {
-      if (EtcdClock::now() >= deadline || client_.stopped())
-        return std::unexpected(results.error());
+    auto results = etcd_wire::parse_commits(answer, asked);
+    const Status looked =
+        results ? look(*results, asked, deadline) : std::unexpected(results.error());
+    if (!looked) {
+      if (EtcdClock::now() >= deadline || client_.stopped()) return std::unexpected(looked.error());
       client_.pause(round, deadline);
       continue;
     }

@@ -53,6 +53,7 @@ class EtcdCommitter {
   // Removes the slots' rows, as far as etcd answers; only for a drawn name.
   void finish();
   [[nodiscard]] Counters counters() const;
+  [[nodiscard]] const EtcdPlaces& places() const { return places_; }
 
  private:
   struct Slot {
@@ -73,6 +74,7 @@ class EtcdCommitter {
   using Group = std::vector<Pending*>;
 
   [[nodiscard]] std::string next_id();
+  void gather(std::unique_lock<std::mutex>& lock);
   [[nodiscard]] Group take_group(Pending& first);
   void lead(std::unique_lock<std::mutex>& lock, Pending& first);
   void run(Group group, EtcdDeadline deadline);
@@ -80,6 +82,8 @@ class EtcdCommitter {
   void attempt(Group& group, EtcdDeadline deadline);
   void read_results(Group& group, const EtcdAnswer& answer, std::span<const EtcdCommit> commits,
                     EtcdDeadline deadline);
+  // Of those that were refused, why: what their slots hold and what is required.
+  Status look(EtcdCommitAnswer& answer, std::span<const EtcdCommit> commits, EtcdDeadline deadline);
   void decide(Pending& p, EtcdCommitResult& result, std::int64_t revision, bool maybe_twice);
   void refused(Group& group, const EtcdAnswer& answer, EtcdDeadline deadline);
   void resolve(Group& group, EtcdDeadline deadline);
@@ -91,15 +95,19 @@ class EtcdCommitter {
 
   const EtcdOptions& options_;
   EtcdClient& client_;
-  const std::string rows_, own_;  // prefixes of the rows and of the client's slots
+  const std::string own_;  // prefix of the client's slots
+  const EtcdPlaces places_;
   const std::string incarnation_;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
+  std::condition_variable gathered_;  // by the leaders that gather
   std::deque<Slot> slots_;
   std::vector<Slot*> free_, doubtful_;
   std::deque<Pending*> queue_;  // bounded by the number of committing threads
   unsigned busy_lanes_ = 0;
+  // Who committed at once lately: those of the last request, and who waited when it ended.
+  std::size_t crowd_ = 0;
   std::uint64_t last_id_ = 0;
   Counters counters_;
 };

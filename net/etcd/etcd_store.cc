@@ -4,11 +4,13 @@
 #include <utility>
 
 #include "alloc/metastore_engine.h"
+#include "alloc/raise_to.h"
 
 namespace btd::net {
 namespace {
 
 constexpr std::size_t kMaxPrefixBytes = 256;
+constexpr std::size_t kOwnPage = 256;  // rows of one answer
 
 Status check_options(const EtcdOptions& o) {
   if (o.endpoints.empty())
@@ -45,6 +47,7 @@ Result<std::unique_ptr<EtcdStore>> EtcdStore::open(const EtcdOptions& options) {
   const EtcdDeadline deadline = EtcdClock::now() + options.open_timeout;
   BTD_TRY(store->committer_.start(deadline));
   BTD_TRY(store->watch_.start(deadline));
+  raise_to(store->last_commit_, store->last_change());
   return store;
 }
 
@@ -57,11 +60,55 @@ EtcdStore::~EtcdStore() {
 
 Result<std::optional<std::string>> EtcdStore::get(std::string_view key) const {
   BTD_TRY(check_key(key));
-  return mirror_.get(key);
+  if (!committer_.places().is_own(key)) return mirror_.get(key);
+  std::optional<std::string> found;
+  BTD_TRY(scan_own(key, std::string(key) + '\0', [&](std::string_view, std::string_view value) {
+    found = value;
+    return true;
+  }));
+  return found;
 }
 
 Status EtcdStore::scan(std::string_view from, std::string_view to, const Visitor& visit) const {
-  mirror_.scan(from, to, visit);
+  const std::string& own = options_.own_rows;
+  const std::string own_end = prefix_end(own);
+  const bool is_before = !to.empty() && to <= own;
+  const bool is_behind = !own_end.empty() && from >= own_end;
+  if (own.empty() || is_before || is_behind) {
+    mirror_.scan(from, to, visit);
+    return {};
+  }
+  bool more = true;
+  const Visitor visit_more = [&](std::string_view key, std::string_view value) {
+    return more = visit(key, value);
+  };
+  if (from < own) mirror_.scan(from, own, visit_more);
+  const bool is_to_the_end = own_end.empty() || (!to.empty() && to <= own_end);
+  if (more)
+    BTD_TRY(
+        scan_own(std::max<std::string_view>(from, own), is_to_the_end ? to : own_end, visit_more));
+  if (more && !is_to_the_end) mirror_.scan(own_end, to, visit_more);
+  return {};
+}
+
+// Page by page, at one revision.
+Status EtcdStore::scan_own(std::string_view from, std::string_view to, const Visitor& visit) const {
+  const std::string& place = committer_.places().own;
+  const std::string end = to.empty() ? prefix_end(place) : place + std::string(to);
+  const EtcdDeadline deadline = EtcdClock::now() + options_.commit_timeout;
+  std::string at = place + std::string(from);
+  std::int64_t revision = 0;
+  for (bool more = true; more;) {
+    BTD_ASSIGN(
+        const std::string answer,
+        client_.ask("/v3/kv/range", etcd_wire::range(at, end, kOwnPage, revision), deadline));
+    BTD_ASSIGN(const EtcdPage page, etcd_wire::parse_range(answer, place));
+    for (const EtcdRow& row : page.rows)
+      if (!visit(row.key, *row.value)) return {};
+    if (revision == 0) revision = page.revision;
+    more = page.more && !page.rows.empty();
+    if (more) at = place + page.rows.back().key + '\0';
+  }
   return {};
 }
 
@@ -79,14 +126,18 @@ Status EtcdStore::wait_for(const EtcdMirror::Goal& goal, EtcdDeadline deadline) 
 
 Status EtcdStore::finish_commit(std::span<const Batch::Change* const> changes,
                                 std::int64_t revision, EtcdDeadline deadline) {
-  if (changes.empty()) return {};
   EtcdMirror::Goal goal{revision, {}};
+  bool puts = false;
+  for (const Batch::Change* c : changes) {
+    if (committer_.places().is_own(c->key)) continue;
+    puts |= c->value.has_value();
+    goal.keys.emplace_back(c->key, std::nullopt);
+  }
+  if (goal.keys.empty()) return {};
   // Erasing what is absent makes no event to wait for.
-  const bool puts =
-      std::ranges::any_of(changes, [](const auto* c) { return c->value.has_value(); });
-  if (!puts)
-    for (const Batch::Change* c : changes) goal.keys.emplace_back(c->key, std::nullopt);
+  if (puts) goal.keys.clear();
   BTD_TRY(wait_for(goal, deadline));
+  if (puts) raise_to(last_commit_, revision);
   if (mirror_.wait_delivered(std::min(revision, mirror_.revision()), deadline)) return {};
   return fail(EIO, "The commit is done, but a watcher that hears of it does not return in time.");
 }
@@ -95,8 +146,10 @@ Status EtcdStore::finish_commit(std::span<const Batch::Change* const> changes,
 void EtcdStore::finish_refusal(const Batch& batch, const EtcdCommitter::Outcome& outcome,
                                EtcdDeadline deadline) {
   EtcdMirror::Goal goal{outcome.revision, {}};
-  for (std::size_t i = 0; i < outcome.required.size(); ++i)
-    goal.keys.emplace_back(batch.requirements()[i].key, outcome.required[i]);
+  for (std::size_t i = 0; i < outcome.required.size(); ++i) {
+    const std::string& key = batch.requirements()[i].key;
+    if (!committer_.places().is_own(key)) goal.keys.emplace_back(key, outcome.required[i]);
+  }
   if (!goal.keys.empty()) (void)wait_for(goal, deadline);
 }
 

@@ -8,9 +8,11 @@
 // Watchers run on a thread of the store's own. Thread-safety: any thread, any call.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "alloc/metastore.h"
@@ -45,6 +47,7 @@ class EtcdStore final : public MetaStore {
   EtcdStore(const EtcdStore&) = delete;
   EtcdStore& operator=(const EtcdStore&) = delete;
 
+  // Of own rows (EtcdOptions) they ask a server, for at most the commit's timeout: EHOSTUNREACH.
   [[nodiscard]] Result<std::optional<std::string>> get(std::string_view key) const override;
   Status scan(std::string_view from, std::string_view to, const Visitor& visit) const override;
   // Errors besides MetaStore's: EHOSTUNREACH no server answers, nothing changed; EACCES; EBUSY
@@ -55,11 +58,22 @@ class EtcdStore final : public MetaStore {
                                                    Watcher watcher) override;
   [[nodiscard]] Stats stats() const override;  // bytes are the mirror's keys and values
 
+  // Revisions of etcd that are of changes of rows here, so that each store comes to them: of the
+  // last change that is known here, and of the last one that a commit of this store made, or
+  // somebody before it was opened.
+  [[nodiscard]] std::int64_t last_change() const { return mirror_.last_change(); }
+  [[nodiscard]] std::int64_t last_commit() const { return last_commit_.load(); }
+  // EtcdMirror's.
+  [[nodiscard]] std::unique_ptr<WatchHandle> watch_revisions(EtcdMirror::Reached reached) {
+    return mirror_.watch_revisions(std::move(reached));
+  }
+
   // Asks a server, for at most the request timeout.
   [[nodiscard]] EtcdHealth health();
 
  private:
   explicit EtcdStore(const EtcdOptions& options);
+  Status scan_own(std::string_view from, std::string_view to, const Visitor& visit) const;
   Status wait_for(const EtcdMirror::Goal& goal, EtcdDeadline deadline);
   Status finish_commit(std::span<const Batch::Change* const> changes, std::int64_t revision,
                        EtcdDeadline deadline);
@@ -67,10 +81,11 @@ class EtcdStore final : public MetaStore {
                       EtcdDeadline deadline);
 
   const EtcdOptions options_;
-  EtcdClient client_;
+  mutable EtcdClient client_;
   EtcdMirror mirror_;
   EtcdWatch watch_;
   EtcdCommitter committer_;
+  std::atomic<std::int64_t> last_commit_{0};
 };
 
 }  // namespace btd::net

@@ -21,12 +21,6 @@ void append_header(Headers& headers, const std::string& line) {
   }
 }
 
-void set_tls(CURL* h, const EtcdOptions& o) {
-  if (!o.ca_file.empty()) curl_easy_setopt(h, CURLOPT_CAINFO, o.ca_file.c_str());
-  if (!o.cert_file.empty()) curl_easy_setopt(h, CURLOPT_SSLCERT, o.cert_file.c_str());
-  if (!o.key_file.empty()) curl_easy_setopt(h, CURLOPT_SSLKEY, o.key_file.c_str());
-}
-
 // What is the same for requests and for streams. The request must outlive the transfer.
 Headers prepare(CURL* h, const EtcdOptions& o, const HttpRequest& request) {
   curl_easy_reset(h);  // keeps the connections
@@ -39,14 +33,7 @@ Headers prepare(CURL* h, const EtcdOptions& o, const HttpRequest& request) {
   curl_easy_setopt(h, CURLOPT_POSTFIELDS, request.body.data());
   curl_easy_setopt(h, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(request.body.size()));
   curl_easy_setopt(h, CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
-  curl_easy_setopt(h, CURLOPT_NOSIGNAL, 1L);
-  curl_easy_setopt(h, CURLOPT_PROXY, "");  // a cluster talks to itself
-  curl_easy_setopt(h, CURLOPT_PROTOCOLS_STR, "http,https");
-  curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(o.connect_timeout.count()));
-  curl_easy_setopt(h, CURLOPT_TCP_KEEPALIVE, 1L);
-  curl_easy_setopt(h, CURLOPT_TCP_KEEPIDLE, 10L);
-  curl_easy_setopt(h, CURLOPT_TCP_KEEPINTVL, 5L);
-  set_tls(h, o);
+  set_connection(h, o);
   return headers;
 }
 
@@ -74,6 +61,19 @@ bool never_sent(CURLcode code) {
 }
 
 }  // namespace
+
+void set_connection(CURL* h, const EtcdOptions& o) {
+  curl_easy_setopt(h, CURLOPT_NOSIGNAL, 1L);
+  curl_easy_setopt(h, CURLOPT_PROXY, "");  // a cluster talks to itself
+  curl_easy_setopt(h, CURLOPT_PROTOCOLS_STR, "http,https");
+  curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(o.connect_timeout.count()));
+  curl_easy_setopt(h, CURLOPT_TCP_KEEPALIVE, 1L);
+  curl_easy_setopt(h, CURLOPT_TCP_KEEPIDLE, 10L);
+  curl_easy_setopt(h, CURLOPT_TCP_KEEPINTVL, 5L);
+  if (!o.ca_file.empty()) curl_easy_setopt(h, CURLOPT_CAINFO, o.ca_file.c_str());
+  if (!o.cert_file.empty()) curl_easy_setopt(h, CURLOPT_SSLCERT, o.cert_file.c_str());
+  if (!o.key_file.empty()) curl_easy_setopt(h, CURLOPT_SSLKEY, o.key_file.c_str());
+}
 
 HttpConnection::HttpConnection(const EtcdOptions& options) : options_(options) {
   init_curl();

@@ -44,6 +44,9 @@ struct HttpAnswer {
   bool maybe_twice = false;
 };
 
+// What every connection to a server has: limits, certificates, probes whether it lives.
+void set_connection(CURL* handle, const EtcdOptions& options);
+
 // One thread at a time.
 class HttpConnection {
  public:

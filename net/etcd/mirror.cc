@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <shared_mutex>
+#include <utility>
 
 namespace btd::net {
 namespace {
@@ -47,18 +48,23 @@ bool EtcdMirror::follows(const EtcdRow& change) const {
   return change.created == row.created && change.version == row.version + 1;
 }
 
-void EtcdMirror::change_row(const EtcdRow& change) {
+// Returns the value before.
+std::optional<std::string> EtcdMirror::change_row(const EtcdRow& change) {
   if (!change.value) {
     const auto found = rows_.find(change.key);
     bytes_ -= found->first.size() + found->second.value.size();
+    std::string previous = std::move(found->second.value);
     rows_.erase(found);
-    return;
+    return previous;
   }
   const auto [it, fresh] = rows_.try_emplace(change.key);
   bytes_ += change.value->size();
   bytes_ += fresh ? change.key.size() : 0;
   bytes_ -= it->second.value.size();
-  it->second = {*change.value, change.created, change.modified, change.version};
+  Row before =
+      std::exchange(it->second, {*change.value, change.created, change.modified, change.version});
+  if (fresh) return std::nullopt;
+  return std::move(before.value);
 }
 
 bool EtcdMirror::apply(std::int64_t revision, std::span<const EtcdRow> changes) {
@@ -69,51 +75,58 @@ bool EtcdMirror::apply(std::int64_t revision, std::span<const EtcdRow> changes) 
   for (const EtcdRow& change : changes) {
     if (!follows(change)) return false;
   }
-  for (const EtcdRow& change : changes) change_row(change);
-  publish(revision, changes);
+  Previous previous;
+  for (const EtcdRow& change : changes) previous.push_back(change_row(change));
+  last_change_.store(revision);
+  publish(revision, changes, std::move(previous));
   return true;
 }
 
 void EtcdMirror::replace(Rows rows, std::int64_t revision) {
   wait_for_room();
   std::vector<EtcdRow> changes;
+  Previous previous;
   for (auto old = rows_.begin(), now = rows.begin(); old != rows_.end() || now != rows.end();) {
     if (now == rows.end() || (old != rows_.end() && old->first < now->first)) {
       changes.push_back({old->first, std::nullopt});
+      previous.emplace_back(old->second.value);
       ++old;
       continue;
     }
     const bool fresh = old == rows_.end() || now->first < old->first;
     if (fresh || old->second.modified != now->second.modified ||
-        old->second.value != now->second.value)
+        old->second.value != now->second.value) {
       changes.push_back({now->first, now->second.value});
+      previous.push_back(fresh ? std::nullopt : std::optional(old->second.value));
+    }
     if (!fresh) ++old;
     ++now;
   }
   std::uint64_t bytes = 0;
-  for (const auto& [key, row] : rows) bytes += key.size() + row.value.size();
+  std::int64_t last_change = last_change_.load();
+  for (const auto& [key, row] : rows) {
+    bytes += key.size() + row.value.size();
+    last_change = std::max(last_change, row.modified);
+  }
   const std::unique_lock lock(rows_lock_);
+  last_change_.store(last_change);
   rows_.swap(rows);
   bytes_ = bytes;
-  publish(revision, changes);
+  publish(revision, changes, std::move(previous));
 }
 
 // Under rows_lock_, so that a reader who sees a revision's rows finds it announced.
-void EtcdMirror::publish(std::int64_t revision, std::span<const EtcdRow> changes) {
+void EtcdMirror::publish(std::int64_t revision, std::span<const EtcdRow> changes,
+                         Previous previous) {
   std::vector<Batch::Change> copies;
   std::vector<const Batch::Change*> pointers;
   for (const EtcdRow& change : changes) copies.push_back({change.key, change.value});
   for (const Batch::Change& change : copies) pointers.push_back(&change);
-  const WatchHub::Ticket ticket = hub_.enqueue(pointers);
+  const WatchHub::Ticket ticket = hub_.enqueue(pointers, previous);
   const std::scoped_lock lock(mutex_);
   revision_.store(revision);
-  if (ticket == 0 && parcels_.empty() && !delivering_) {
-    delivered_revision_ = revision;
-    delivered_.notify_all();
-  } else {
-    parcels_.push_back({ticket, revision});
-    parcel_added_.notify_one();
-  }
+  parcels_.push_back({ticket, revision});
+  parcel_added_.notify_one();
   applied_.notify_all();
 }
 
@@ -188,6 +201,37 @@ std::uint64_t EtcdMirror::bytes() const {
   return bytes_;
 }
 
+class EtcdMirror::RevisionWatch final : public WatchHandle {
+ public:
+  explicit RevisionWatch(EtcdMirror& mirror) : mirror_(mirror) {}
+  RevisionWatch(const RevisionWatch&) = delete;
+  RevisionWatch& operator=(const RevisionWatch&) = delete;
+  ~RevisionWatch() override {
+    const std::scoped_lock lock(mirror_.reached_mutex_);
+    mirror_.reached_ = {};
+  }
+
+ private:
+  EtcdMirror& mirror_;
+};
+
+std::unique_ptr<WatchHandle> EtcdMirror::watch_revisions(Reached reached) {
+  const std::scoped_lock lock(reached_mutex_);
+  reached_ = std::move(reached);
+  std::int64_t now = 0;
+  {
+    const std::scoped_lock delivered(mutex_);
+    now = delivered_revision_;
+  }
+  reached_(now);
+  return std::make_unique<RevisionWatch>(*this);
+}
+
+void EtcdMirror::tell_reached(std::int64_t revision) {
+  const std::scoped_lock lock(reached_mutex_);
+  if (reached_) reached_(revision);
+}
+
 void EtcdMirror::deliver_all() {
   std::unique_lock lock(mutex_);
   for (;;) {
@@ -195,11 +239,10 @@ void EtcdMirror::deliver_all() {
     if (stopped_) return;
     const Parcel parcel = parcels_.front();
     parcels_.pop_front();
-    delivering_ = true;
     lock.unlock();
     hub_.deliver(parcel.ticket);
+    tell_reached(parcel.revision);
     lock.lock();
-    delivering_ = false;
     // A commit has its watchers' own commits delivered too before it returns.
     if (parcel.revision >= nested_revision_) delivered_revision_ = parcel.revision;
     delivered_.notify_all();

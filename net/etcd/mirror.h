@@ -4,7 +4,8 @@
 // The watch's thread is the only one that changes it: revision by revision, or by a whole load that
 // puts it forward to a later one. Watchers run on a thread of the mirror's own, one revision after
 // the other, so that a watcher may wait for the mirror.
-// Lock order: rows_lock_, the hub's mutex; rows_lock_, mutex_. Watchers run under none.
+// Lock order: rows_lock_, the hub's mutex; rows_lock_, mutex_; reached_mutex_, mutex_. Watchers run
+// under none.
 // Thread-safety: any thread, but apply() and replace() one at a time.
 #pragma once
 
@@ -12,6 +13,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -70,6 +72,13 @@ class EtcdMirror {
   void stop();  // ends all waits
 
   [[nodiscard]] std::int64_t revision() const { return revision_.load(); }
+  // Of the last change of a row that is known here: all mirrors come to it, which is not so of the
+  // revision of a load, for others change no row of this mirror.
+  [[nodiscard]] std::int64_t last_change() const { return last_change_.load(); }
+  // `reached` is told each revision when the watchers have heard of all up to it, on their thread,
+  // from the one reached by now; there is one of them. It is not called when the handle is gone.
+  using Reached = std::function<void(std::int64_t revision)>;
+  [[nodiscard]] std::unique_ptr<WatchHandle> watch_revisions(Reached reached);
   [[nodiscard]] std::uint64_t entries() const;
   [[nodiscard]] std::uint64_t bytes() const;
 
@@ -79,17 +88,20 @@ class EtcdMirror {
     std::int64_t revision = 0;
   };
   [[nodiscard]] bool follows(const EtcdRow& change) const;
-  void change_row(const EtcdRow& change);
-  void publish(std::int64_t revision, std::span<const EtcdRow> changes);
+  using Previous = std::vector<std::optional<std::string>>;  // values, one for each change
+  std::optional<std::string> change_row(const EtcdRow& change);
+  void publish(std::int64_t revision, std::span<const EtcdRow> changes, Previous previous);
   void wait_for_room();
   [[nodiscard]] bool reached(const Goal& goal) const;
   [[nodiscard]] bool on_delivery_thread() const;
+  class RevisionWatch;
   void deliver_all();
+  void tell_reached(std::int64_t revision);
 
   mutable WriterFirstLock rows_lock_;
   Rows rows_;
   std::uint64_t bytes_ = 0;
-  std::atomic<std::int64_t> revision_{0};
+  std::atomic<std::int64_t> revision_{0}, last_change_{0};
   WatchHub hub_;
 
   mutable std::mutex mutex_;
@@ -97,10 +109,11 @@ class EtcdMirror {
   std::deque<Parcel> parcels_;  // bounded: the watch's thread waits for room
   std::int64_t delivered_revision_ = 0;
   mutable std::int64_t nested_revision_ = 0;  // of the last commit that a watcher made
-  bool delivering_ = false;
   mutable int watchers_waiting_ =
       0;  // watchers that wait for the mirror: it must not wait for them
   bool stopped_ = false;
+  std::mutex reached_mutex_;  // of reached_, and held while it runs
+  Reached reached_;
   std::thread thread_;
 };
 

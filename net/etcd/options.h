@@ -19,6 +19,11 @@ struct EtcdOptions {
   // had it before. Empty: a name is drawn, and its rows go when the store is closed.
   std::string client;
 
+  // Rows whose keys begin with it are this client's own: no other store sees them, no watcher hears
+  // of them, no mirror has them. They are read from etcd each time, so they are for what is written
+  // often and read seldom. Empty: none.
+  std::string own_rows;
+
   std::string ca_file, cert_file, key_file;  // TLS; empty: the system's CAs, no client certificate
   std::string user, password;                // empty: no authentication
 
@@ -31,7 +36,10 @@ struct EtcdOptions {
   // Without a word for so long, a watch is taken for dead. etcd speaks every 10 minutes.
   std::chrono::milliseconds silence_limit{11 * 60 * 1000};
 
-  unsigned lanes = 2;                    // requests with commits under way at once
+  bool watch_by_grpc = true;  // else by the JSON gateway, as where gRPC can't be had
+  unsigned lanes = 1;         // requests with commits under way at once
+  // So long a request waits for those whose commits went with the last one. Alone, nobody waits.
+  std::chrono::microseconds gather{500};
   std::size_t max_answer = 64UL << 20U;  // bytes; a longer answer is garbage
 };
 

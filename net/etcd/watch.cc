@@ -4,6 +4,8 @@
 #include <exception>
 #include <utility>
 
+#include "net/etcd/grpc.h"
+
 namespace btd::net {
 namespace {
 
@@ -24,6 +26,7 @@ EtcdWatch::EtcdWatch(const EtcdOptions& options, EtcdClient& client, EtcdMirror&
       mirror_(mirror),
       from_(options.prefix + "k/"),
       to_(prefix_end(from_)),
+      grpc_(options),
       stream_(options) {}
 
 Status EtcdWatch::start(EtcdDeadline deadline) {
@@ -34,6 +37,7 @@ Status EtcdWatch::start(EtcdDeadline deadline) {
 
 void EtcdWatch::stop() {
   stopping_.store(true);
+  grpc_.stop();
   stream_.stop();
   if (thread_.joinable()) thread_.join();
 }
@@ -44,7 +48,7 @@ void EtcdWatch::look_elsewhere() {
     if (!state_.live || EtcdClock::now() - state_.since < options_.lag_limit) return;
     state_.since = EtcdClock::now();
   }
-  stream_.stop();
+  stop_stream();
 }
 
 EtcdWatch::State EtcdWatch::state() const {
@@ -116,35 +120,58 @@ void EtcdWatch::follow(unsigned& failures) {
     }
     must_load_ = false;
   }
-  const auto request =
-      client_.stream_request("/v3/watch", etcd_wire::watch(from_, to_, mirror_.revision() + 1),
-                             EtcdClock::now() + options_.request_timeout);
-  if (!request) {
+  const auto asked = request();
+  if (!asked) {
     ++failures;
-    return set_broken(request.error().message);
+    return set_broken(asked.error().message);
   }
-  stream_endpoint_ =
-      request->url.substr(0, request->url.size() - std::string_view("/v3/watch").size());
   pending_.clear();
   pending_bytes_ = 0;
   reason_.clear();
   lost_login_ = false;
   std::string trouble;
-  const HttpStream::End end = stream_.run(
-      *request, [&](std::string_view line) { return !stopping_.load() && take(line); }, trouble);
-  if (stopping_.load()) return;
-  if (end == HttpStream::End::stopped) trouble = "it lagged behind";
+  was_foreign_ = !read_stream(*asked, trouble);
+  if (stopping_.load() || was_foreign_) return;
   if (!reason_.empty()) trouble = reason_;
-  if (lost_login_) client_.forget_token(request->token);
+  if (lost_login_) client_.forget_token(asked->token);
   failures = state().live ? 1 : failures + 1;
   set_broken(stream_endpoint_ + ": " + trouble);
   if (!must_load_) client_.move_on(stream_endpoint_, trouble);
 }
 
-bool EtcdWatch::take(std::string_view line) {
-  auto message = etcd_wire::parse_watch(line, from_);
+// False: it can't be had by gRPC, and was not tried otherwise yet.
+bool EtcdWatch::read_stream(const HttpRequest& request, std::string& trouble) {
+  const auto on_message = [&](std::string_view text) { return !stopping_.load() && take(text); };
+  bool was_stopped = false;
+  if (by_grpc_) {
+    const GrpcStream::End end = grpc_.run(request, on_message, trouble);
+    if (end == GrpcStream::End::foreign) return false;
+    was_stopped = end == GrpcStream::End::stopped;
+  } else {
+    was_stopped = stream_.run(request, on_message, trouble) == HttpStream::End::stopped;
+  }
+  if (was_stopped) trouble = "it lagged behind";
+  return true;
+}
+
+void EtcdWatch::stop_stream() { by_grpc_ ? grpc_.stop() : stream_.stop(); }
+
+Result<HttpRequest> EtcdWatch::request() {
+  BTD_ASSIGN(HttpRequest request,
+             client_.stream_request({}, {}, EtcdClock::now() + options_.request_timeout));
+  stream_endpoint_ = request.url;
+  const std::int64_t next = mirror_.revision() + 1;
+  by_grpc_ = options_.watch_by_grpc && !was_foreign_ && GrpcStream::can_reach(request.url);
+  request.url += by_grpc_ ? etcd_grpc::kWatchPath : "/v3/watch";
+  request.body = by_grpc_ ? etcd_grpc::watch(from_, to_, next) : etcd_wire::watch(from_, to_, next);
+  return request;
+}
+
+bool EtcdWatch::take(std::string_view text) {
+  auto message =
+      by_grpc_ ? etcd_grpc::parse_watch(text, from_) : etcd_wire::parse_watch(text, from_);
   if (!message) {
-    const auto complaint = etcd_wire::parse_complaint(line);
+    const auto complaint = by_grpc_ ? std::nullopt : etcd_wire::parse_complaint(text);
     lost_login_ = complaint && complaint->refusal == EtcdRefusal::login;
     reason_ = complaint ? complaint->text : message.error().message;
     return false;

@@ -1,8 +1,9 @@
 // EtcdWatch: keeps the mirror up to date, on a thread of its own.
 //
-// One stream of events from one server. When it breaks, another begins after the last revision
-// seen. Where that cannot be had (it was compacted, a change is missing, it is another cluster),
-// all rows are read anew, at one revision. A stream that is told nothing sleeps.
+// One stream of events from one server, by gRPC; or by the JSON gateway, where whoever answers
+// there does not speak gRPC, such as a proxy. When it breaks, another begins after the last
+// revision seen. Where that cannot be had (it was compacted, a change is missing, it is another
+// cluster), all rows are read anew, at one revision. A stream that is told nothing sleeps.
 // Thread-safety: any thread.
 #pragma once
 
@@ -17,6 +18,7 @@
 
 #include "alloc/result.h"
 #include "net/etcd/client.h"
+#include "net/etcd/grpc_stream.h"
 #include "net/etcd/http.h"
 #include "net/etcd/mirror.h"
 
@@ -50,7 +52,10 @@ class EtcdWatch {
   void follow(unsigned& failures);
   Status load(EtcdDeadline deadline);
   Status load_at_one_revision(EtcdDeadline deadline);
-  [[nodiscard]] bool take(std::string_view line);
+  Result<HttpRequest> request();
+  [[nodiscard]] bool read_stream(const HttpRequest& request, std::string& trouble);
+  void stop_stream();
+  [[nodiscard]] bool take(std::string_view text);
   [[nodiscard]] bool take_events(EtcdWatchMessage& message);
   [[nodiscard]] bool apply_pending();
   void set_live(const std::string& endpoint);
@@ -60,14 +65,17 @@ class EtcdWatch {
   EtcdClient& client_;
   EtcdMirror& mirror_;
   const std::string from_, to_;  // the rows' keys in etcd
-  HttpStream stream_;
+  GrpcStream grpc_;
+  HttpStream stream_;  // by the JSON gateway, where gRPC can't be had
   std::thread thread_;
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> by_grpc_{false};  // the present stream; changed by the watch's thread alone
 
   // The watch's thread alone, and start() before it.
   std::uint64_t cluster_ = 0;
   bool must_load_ = false;
   bool lost_login_ = false;
+  bool was_foreign_ = false;      // gRPC could not be had just now; it is tried again the next time
   std::vector<EtcdRow> pending_;  // of one revision whose end was not seen yet
   std::size_t pending_bytes_ = 0;
   std::string stream_endpoint_, reason_;

@@ -33,12 +33,28 @@ struct EtcdCommit {
   std::string id;
 };
 
+// Where in etcd the rows lie.
+struct EtcdPlaces {
+  std::string rows;       // prefix of all clients' rows
+  std::string own;        // prefix of this client's own rows
+  std::string own_begin;  // how the keys of those begin; empty: there are none
+
+  [[nodiscard]] bool is_own(std::string_view key) const {
+    return !own_begin.empty() && key.starts_with(own_begin);
+  }
+  [[nodiscard]] std::string of(std::string_view key) const {
+    return std::string(is_own(key) ? own : rows).append(key);
+  }
+};
+
 struct EtcdCommitResult {
   bool applied = false;
-  // Of a commit that was not applied: the slot's row (nullopt: gone) and its last change, and for
-  // each requirement the revision of its key's last change (nullopt: absent).
+  // Of a commit that was not applied, when it was looked why: the slot's row (nullopt: gone) and
+  // its last change, and for each requirement the revision of its key's last change (nullopt:
+  // absent).
   std::optional<std::string> slot;
   std::int64_t slot_modified = 0;
+  std::int64_t refused_at = 0;  // the revision that was looked at
   std::vector<std::optional<std::int64_t>> required;
 };
 
@@ -93,10 +109,16 @@ inline constexpr std::size_t kMaxRequest = std::size_t{3} << 19U;
 // Several commits travel in one transaction, each with conditions of its own, if none names a key
 // that another changes. `marker` is a row that is then written as well: etcd counts only
 // unconditional writes when it asks whether there is room.
-[[nodiscard]] std::string commits(std::span<const EtcdCommit> commits, std::string_view prefix,
+[[nodiscard]] std::string commits(std::span<const EtcdCommit> commits, const EtcdPlaces& places,
                                   std::string_view marker);
 [[nodiscard]] Result<EtcdCommitAnswer> parse_commits(std::string_view answer,
                                                      std::span<const EtcdCommit> commits);
+
+// Reads what commits require and their slots. It is not a part of the commits, since etcd would
+// have to read the question each time, though hardly one is refused.
+[[nodiscard]] std::string looks(std::span<const EtcdCommit> commits, const EtcdPlaces& places);
+[[nodiscard]] Result<EtcdCommitAnswer> parse_looks(std::string_view answer,
+                                                   std::span<const EtcdCommit> commits);
 
 // revision 0: the present one.
 [[nodiscard]] std::string range(std::string_view from, std::string_view to, std::size_t limit,

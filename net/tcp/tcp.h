@@ -33,11 +33,29 @@ struct TlsSecurity {
 
 using Security = std::variant<NoSecurity, KeySecurity, TlsSecurity>;
 
+// What an engine did.
+struct TcpCounts {
+  std::uint64_t zero_copy_sends = 0;
+  std::uint64_t zero_copies_copied = 0;  // of those; the kernel said so
+  std::uint64_t multishot_receives = 0;
+  std::uint64_t receives_without_buffer = 0;  // and were tried again
+};
+
 struct TcpOptions {
   EngineOptions engine;
   Security security;
   // Peers that connected and have not said who they are; one more, and the oldest must go.
   std::uint32_t max_handshakes = 1024;
+  // Payloads as long are sent without a copy, and the memory is held until the peer has them. A
+  // connection where the kernel copies all the same (on loopback, or for lack of a card's support)
+  // stops asking for it, unless `is_zero_copy_forced`, which is for tests. Encrypted bytes are no
+  // payload's memory, and are not sent so. UINT32_MAX: none are.
+  std::uint32_t zero_copy_bytes = 64 << 10;
+  bool is_zero_copy_forced = false;
+  // Receives of a connection, without a long payload among them, after which it has a multishot
+  // one; of connections that the engine does not ask by itself while it spins. UINT32_MAX: none.
+  std::uint32_t multishot_after = 16;
+  TcpCounts* counts = nullptr;  // outlives the engine, if there is one; of the engine's thread
 };
 
 // Addresses are "host:port": a name, an IPv4 address, or an IPv6 address in brackets. A name is

@@ -54,6 +54,10 @@ TcpEngine::TcpEngine(const TcpOptions& options, Random random, std::unique_ptr<R
                                        : 0U)),
       security_(options.security),
       max_handshakes_(std::max(options.max_handshakes, 1U)),
+      zero_copy_bytes_(std::max(options.zero_copy_bytes, 1U)),
+      is_zero_copy_forced_(options.is_zero_copy_forced),
+      multishot_after_(options.multishot_after),
+      counts_(options.counts != nullptr ? *options.counts : unasked_),
       guards_(std::move(guards)),
       event_(std::move(event)),
       ring_(std::move(ring)) {}
@@ -126,6 +130,7 @@ Result<std::size_t> TcpEngine::wait(Time deadline) {
   const Time left = due == kNever ? kNever : due - now();
   if (!ring_->has_events() && left > Time{}) {
     arm(true);
+    if (options().before_sleep) options().before_sleep();
     BTD_TRY(ring_->sleep(left));
   } else if (ring_->must_enter()) {
     BTD_TRY(ring_->enter());
@@ -162,6 +167,8 @@ void TcpEngine::take(const io_uring_cqe& completion) {
       return received(*object_of<Link>(completion.user_data), completion);
     case Io::kSend:
       return sent(*object_of<Link>(completion.user_data), completion.res);
+    case Io::kZeroCopy:
+      return zero_copied(*object_of<HeldSend>(completion.user_data), completion);
     case Io::kConnect:
       return connected(*object_of<Link>(completion.user_data), completion.res);
     case Io::kAccept:
@@ -187,7 +194,7 @@ void TcpEngine::arm(bool is_to_sleep) {
     if (is_asked) {
       queued_[kept++] = link;
     } else {
-      arm_receive(*link);
+      arm_receive(*link, !is_to_sleep || options().spin == Time{});
     }
   }
   queued_.resize(kept);
@@ -249,6 +256,11 @@ void TcpEngine::cancel_all(int socket) {
 
 void TcpEngine::finish(Link& link) {
   if (link.is_busy()) return;
+  if (link.notices_due > 0) {
+    // The peer may never take what the kernel still refers to: a socket that is reset forgets it.
+    link.socket.reset();
+    return;
+  }
   if (link.is_queued) {
     std::ranges::replace(queued_, &link, nullptr);
     std::ranges::replace(asked_, &link, nullptr);

@@ -69,7 +69,10 @@ class TcpEngine final : public SessionEngine {
   Status begin_handshake(Link& link, Side side);
 
   void queue_receive(Link& link);
-  void arm_receive(Link& link);
+  // `is_to_stay`: the next one would be the ring's too.
+  void arm_receive(Link& link, bool is_to_stay);
+  [[nodiscard]] bool is_for_multishot(const Link& link) const;
+  void end_multishot(Link& link);
   void received(Link& link, const io_uring_cqe& completion);
   std::size_t receive_at_once();
   static std::span<std::byte> direct_place(const Link& link);
@@ -88,9 +91,16 @@ class TcpEngine final : public SessionEngine {
   bool protect(Link& link);
   void send_frames(Link& link);
   void begin_send(Link& link, std::size_t count);
+  [[nodiscard]] bool is_for_zero_copy(const Link& link, std::size_t count) const;
+  void send_zero_copy(Link& link);
+  void zero_copied(HeldSend& send, const io_uring_cqe& completion);
+  void let_go(HeldSend& send);
+  void hold_or_free(Link& link);
+  static void free_held(Link& link);
   void send_rest(Link& link, std::size_t count);
   static std::array<iovec, Link::kSegments>& segments(Link& link);
   void sent(Link& link, int result);
+  void went_on(Link& link);
 
   // Its endpoint decides if it has one that is up; others end here.
   void fail(Link& link, Error why);
@@ -103,6 +113,11 @@ class TcpEngine final : public SessionEngine {
 
   const Security security_;
   const std::uint32_t max_handshakes_;
+  const std::uint32_t zero_copy_bytes_;
+  const bool is_zero_copy_forced_;
+  const std::uint32_t multishot_after_;
+  TcpCounts unasked_;  // where options have no place for them
+  TcpCounts& counts_;
   const GuardMaker guards_;
   const UniqueFd event_;
   std::uint64_t event_value_ = 0;

@@ -1,8 +1,17 @@
 // The part of TcpEngine that moves bytes.
 //
-// Receives are single shots, and the next one is armed at the end of the round, behind the sends: a
-// multishot receive saves that entry, but would have to be cancelled and waited for whenever a
-// payload is to come straight into its place, and whenever a peer must wait.
+// A receive is one of four:
+// - asked: while the engine spins, it asks the few connections that were active last itself;
+// - a multishot of the ring, into its buffers, which lasts: of a connection that is not asked,
+//   once it has brought small frames only for a while;
+// - a single shot of the ring, into its buffers: of all others;
+// - a single shot straight into the place of a long payload.
+// A multishot saves an entry for each receive, but has to be ended, and its last completion waited
+// for, when a payload is to come straight into its place or the peer must wait. So who had to be
+// ended proves itself anew. Until the end comes, bytes are taken as before: no more than the ring's
+// buffers hold. One that found no buffer ends too, and single shots, which take one buffer a round,
+// let all others have theirs.
+// A single shot is armed at the end of the round, behind the sends.
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -48,7 +57,11 @@ std::span<std::byte> TcpEngine::direct_place(const Link& link) {
   return place.size() >= kDirectBytes ? place : std::span<std::byte>{};
 }
 
-void TcpEngine::arm_receive(Link& link) {
+bool TcpEngine::is_for_multishot(const Link& link) const {
+  return multishot_after_ != UINT32_MAX && link.small_receives >= multishot_after_;
+}
+
+void TcpEngine::arm_receive(Link& link, bool is_to_stay) {
   link.is_queued = false;
   if (link.is_receiving || link.state == Link::State::kEnding ||
       link.state == Link::State::kWaiting)
@@ -63,7 +76,13 @@ void TcpEngine::arm_receive(Link& link) {
     connection->begin_direct();
     io_uring_prep_recv(receive, link.socket.get(), place.data(), place.size(), 0);
   } else {
-    io_uring_prep_recv(receive, link.socket.get(), nullptr, Ring::kBufferBytes, 0);
+    if (is_to_stay && connection != nullptr && is_for_multishot(link)) {
+      link.is_cancelled = false;
+      io_uring_prep_recv_multishot(receive, link.socket.get(), nullptr, 0, 0);
+      ++counts_.multishot_receives;
+    } else {
+      io_uring_prep_recv(receive, link.socket.get(), nullptr, Ring::kBufferBytes, 0);
+    }
     receive->flags |= IOSQE_BUFFER_SELECT;
     receive->buf_group = Ring::kBufferGroup;
   }
@@ -73,7 +92,8 @@ void TcpEngine::arm_receive(Link& link) {
 }
 
 void TcpEngine::received(Link& link, const io_uring_cqe& completion) {
-  link.is_receiving = false;
+  const bool lasts = (completion.flags & IORING_CQE_F_MORE) != 0;
+  link.is_receiving = lasts;
   link.is_drained = (completion.flags & IORING_CQE_F_SOCK_NONEMPTY) == 0;
   const bool has_buffer = (completion.flags & IORING_CQE_F_BUFFER) != 0;
   const unsigned index = completion.flags >> IORING_CQE_BUFFER_SHIFT;
@@ -90,10 +110,23 @@ void TcpEngine::received(Link& link, const io_uring_cqe& completion) {
     received_end(link, -result);
   }
   if (has_buffer) ring_->recycle(index);
+  if (lasts) end_multishot(link);  // else the link may have ended, and be gone
+}
+
+// If the link is one for single shots now.
+void TcpEngine::end_multishot(Link& link) {
+  if (link.is_cancelled || link.state != Link::State::kUp) return;
+  if (direct_place(link).empty() && !link.endpoint->connection()->is_full()) return;
+  io_uring_sqe* cancel = entry();
+  if (cancel == nullptr) return;
+  io_uring_prep_cancel64(cancel, user_data(&link, Io::kReceive), 0);
+  io_uring_sqe_set_data64(cancel, 0);
+  link.is_cancelled = true;
 }
 
 void TcpEngine::received_direct(Link& link, int result) {
   link.is_direct = false;
+  link.small_receives = 0;
   fed_direct(*link.endpoint, static_cast<std::size_t>(std::max(result, 0)));
   if (result <= 0) return received_end(link, -result);
   queue_receive(link);
@@ -156,7 +189,9 @@ std::size_t TcpEngine::receive_at_once() {
 }
 
 void TcpEngine::received_end(Link& link, int error) {
-  // No buffer was free at that moment, a signal came, or a new epoch ended the receive: again.
+  // No buffer was free at that moment, a signal came, or the receive was ended here: again.
+  if (error == ENOBUFS) ++counts_.receives_without_buffer;
+  if (error == ENOBUFS || error == ECANCELED) link.small_receives = 0;
   if (error == ENOBUFS || error == EINTR || error == EAGAIN || error == ECANCELED)
     return queue_receive(link);
   if (link.handshake != nullptr)
@@ -167,6 +202,7 @@ void TcpEngine::received_end(Link& link, int error) {
 
 void TcpEngine::received_bytes(Link& link, std::span<const std::byte> bytes) {
   if (link.handshake != nullptr) return received_handshake(link, bytes);
+  ++link.small_receives;
   if (link.guard == nullptr) {
     feed(*link.endpoint, bytes);
   } else {
@@ -235,6 +271,7 @@ void TcpEngine::begin_send(Link& link, std::size_t count) {
   link.left = 0;
   for (const iovec& part : std::span{segments(link)}.first(count)) link.left += part.iov_len;
   if (link.sending.empty()) link.gathered = link.left;
+  if (is_for_zero_copy(link, count)) return send_zero_copy(link);
   const ssize_t result = ::sendmsg(link.socket.get(), &link.message, MSG_DONTWAIT | MSG_NOSIGNAL);
   sent(link, result < 0 ? -errno : static_cast<int>(result));
 }
@@ -250,14 +287,18 @@ void TcpEngine::sent(Link& link, int result) {
   if (link.left > 0) return send_rest(link, count);
   clear(link.sending);
   if (link.state != Link::State::kUp) return send(link);
-  Connection* connection = link.endpoint->connection();
-  if (connection == nullptr) return;
-  connection->sent(std::exchange(link.gathered, 0));
-  if (!connection->is_full()) queue_receive(link);
-  if (!link.output.empty()) return send(link);
+  hold_or_free(link);
+  if (!link.output.empty()) send(link);
+  went_on(link);
+}
+
+// Bytes have left, or are free.
+void TcpEngine::went_on(Link& link) {
+  const Connection& connection = *link.endpoint->connection();
+  if (!connection.is_full()) queue_receive(link);
   // Answers to writes leave behind a drain only, so what comes next is the round's. An operation
   // may have been answered already, and complete now that its bytes are free.
-  if (connection->has_output() || link.endpoint->is_closing() ||
+  if (connection.has_output() || link.endpoint->is_closing() ||
       link.endpoint->session().requester().has_completions())
     mark(*link.endpoint);
 }

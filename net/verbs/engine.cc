@@ -369,6 +369,7 @@ Status VerbsEngine::sleep(Time until) {
     left.tv_nsec = static_cast<long>((time % std::chrono::seconds(1)).count());
   }
   next_look_ = Time{};
+  if (options().before_sleep) options().before_sleep();
   if (ppoll(fds.data(), fds.size(), until == kNever ? nullptr : &left, nullptr) <= 0) return {};
   return take_signals();
 }

@@ -384,6 +384,7 @@ TYPED_TEST_P(MetaStoreConformance, WatchSeesEveryChangeUnderItsPrefixInOrder) {
   put(s, "p/a", "2");
   erase(s, "p/absent");
   erase(s, "p/a");
+  put(s, "p/old", "1");
   btd::Batch failed;
   failed.require("p/old", "9");
   failed.put("p/failed", "x");
@@ -392,14 +393,20 @@ TYPED_TEST_P(MetaStoreConformance, WatchSeesEveryChangeUnderItsPrefixInOrder) {
   twice.put("p/t", "1");
   twice.put("p/t", "2");
   EXPECT_EQ(code_of(s.commit(twice)), 0);
-  ASSERT_EQ(events.size(), 4U);
+  ASSERT_EQ(events.size(), 5U);
   EXPECT_EQ(events[0].key, "p/a");
   EXPECT_EQ(events[0].value, "1");
+  EXPECT_EQ(events[0].previous, std::nullopt);
   EXPECT_EQ(events[1].value, "2");
+  EXPECT_EQ(events[1].previous, "1");
   EXPECT_EQ(events[2].key, "p/a");
   EXPECT_EQ(events[2].value, std::nullopt);
-  EXPECT_EQ(events[3].key, "p/t");
-  EXPECT_EQ(events[3].value, "2");
+  EXPECT_EQ(events[2].previous, "2");
+  EXPECT_EQ(events[3].key, "p/old");
+  EXPECT_EQ(events[3].previous, "0");
+  EXPECT_EQ(events[4].key, "p/t");
+  EXPECT_EQ(events[4].value, "2");
+  EXPECT_EQ(events[4].previous, std::nullopt);
 }
 
 TYPED_TEST_P(MetaStoreConformance, WatchEndsWithItsHandle) {

@@ -11,7 +11,7 @@ import tempfile
 import unittest
 
 BTD = sys.argv[1]
-COMMANDS = ("format", "mount", "umount", "status", "df", "ls", "check", "heap", "net", "version")
+COMMANDS = ("format", "mount", "umount", "status", "df", "ls", "check", "heap", "net", "cluster", "version")
 
 
 class BlackBox(unittest.TestCase):
@@ -50,7 +50,7 @@ class BlackBox(unittest.TestCase):
 
     def test_every_option_in_the_help_is_in_the_man_page(self):
         for command in COMMANDS:
-            name = f"btd-{command}.1" if command in ("heap", "net") else "btd.1"
+            name = f"btd-{command}.1" if command in ("heap", "net", "cluster") else "btd.1"
             page = (pathlib.Path(__file__).parents[2] / "man" / name).read_text()
             shown = self.btd(command, "--help", config=False).stdout
             for option in set(re.findall(r"--([a-z]+)", shown)):

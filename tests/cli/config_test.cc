@@ -77,11 +77,11 @@ TEST(Config, SizeMayBeBytes) {
 TEST(Config, UnknownNamesAreNamedWithTheirLine) {
   EXPECT_EQ(refusal("\n[format]\nsized = 3\n"),
             "c.toml:3: unknown key 'sized' in [format]; known are emulate, size");
-  EXPECT_EQ(
-      refusal("[mount]\n\n\nthread = 3\n"),
-      "c.toml:4: unknown key 'thread' in [mount]; known are allow_other, directory, idle_ids, "
-      "io_uring, log_level, options, passthrough, pool, read_only, "
-      "share_processor, spin_us, threads");
+  EXPECT_EQ(refusal("[mount]\n\n\nthread = 3\n"),
+            "c.toml:4: unknown key 'thread' in [mount]; known are allow_other, cluster, directory, "
+            "idle_ids, "
+            "io_uring, log_level, options, passthrough, pool, read_only, "
+            "share_processor, spin_us, threads");
   EXPECT_EQ(refusal("[mounts]\n"),
             "c.toml:1: unknown section or key 'mounts'; the sections are [format] and [mount]");
   EXPECT_EQ(refusal("size = 3\n"),

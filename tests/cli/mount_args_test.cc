@@ -76,7 +76,7 @@ TEST(MountArgs, UnknownOptionsAreRefusedByName) {
     EXPECT_THAT(refusal(option), HasSubstr("is no option of a mount")) << option;
   }
   EXPECT_THAT(refusal("noatime,frob"), HasSubstr("'frob' is no option of a mount; those are "
-                                                 "allow_other, idle_ids, io_uring"));
+                                                 "allow_other, cluster, idle_ids, io_uring"));
 }
 
 TEST(MountArgs, SloppyPassesOverUnknownButNotOverWrongValues) {

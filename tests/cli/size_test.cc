@@ -59,6 +59,11 @@ TEST(ParseSize, RefusesWhatNoFileCanHold) {
   }
 }
 
+TEST(ParseSize, NumbersComeBackFromTheirText) {
+  for (std::uint64_t number = 0; number < 1'000'000; number += 37)
+    ASSERT_EQ(*parse_size(std::to_string(number) + "MiB"), number << 20);
+}
+
 TEST(FormatSize, ShowsThreeDigits) {
   const std::pair<std::uint64_t, const char*> cases[] = {
       {0, "0 B"},

@@ -251,6 +251,7 @@ class World {
   // In world_check.cc.
   void check();
   void check_page(std::uint8_t page);
+  [[nodiscard]] bool is_cut_off(std::uint8_t page) const;
   void check_quiet();
   void check_sizes();
 

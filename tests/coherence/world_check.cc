@@ -15,11 +15,20 @@ void World::check() {
   if (is_quiet()) check_quiet();
 }
 
+// Until its recall is over, where another node changed the size at the same time.
+bool World::is_cut_off(std::uint8_t page) const {
+  const auto entry = home_.state().pages.find(page);
+  return entry != home_.state().pages.end() && entry->second.is_cut;
+}
+
 // One writer or many readers over what can be loaded, and all of it is the latest store.
 void World::check_page(std::uint8_t page) {
   std::size_t usable = 0, storable = 0;
   for (const Node& node : nodes_) {
     if (!is_usable(node.folios[page])) continue;
+    // What it cuts off may be there until it hears that it is done.
+    if (page >= 1 && node.direct.kind == DirectCall::Kind::kResize) continue;
+    if (is_cut_off(page)) continue;
     ++usable;
     storable += has_writer(node) ? 1 : 0;
     if (node.folios[page].content != latest_[page]) wrong("stale contents can be loaded");
@@ -180,7 +189,7 @@ void append_home(std::string& to, const HomeState& home) {
   for (const auto& [page, at] : home.pages)
     for (const std::uint64_t value :
          {page, static_cast<std::uint64_t>(at.state), std::uint64_t{at.owner}, at.sharers.bits(),
-          at.awaited.bits(), at.version, std::uint64_t{at.is_lost}})
+          at.awaited.bits(), at.version, std::uint64_t{at.is_lost} | std::uint64_t{at.is_cut} << 1})
       append(to, value);
   for (const Transaction& at : home.transactions)
     for (const std::uint64_t value :

@@ -27,6 +27,9 @@ bool is_locked(const Folio& folio) {
   return folio.state == State::kReading || folio.state == State::kLaundering;
 }
 
+// From the SETATTR that sets a size until its answer (fuse_set_nowrite).
+bool writes_nothing(const Node& node) { return node.direct.kind == DirectCall::Kind::kResize; }
+
 std::size_t notices_of(const Node& node, std::uint8_t page) {
   std::size_t count = 0;
   for (const Invalidator& at : node.invalidators) count += at.page == page;
@@ -50,6 +53,7 @@ void World::start_write(Node& node, std::uint8_t page) {
 
 bool World::can_invalidate(const Node& node, const Invalidator& invalidator) const {
   const Folio& folio = node.folios[invalidator.page];
+  if (folio.state == State::kDirty && writes_nothing(node)) return false;
   return !invalidator.is_laundering && !is_locked(folio) && folio.state != State::kWriteback;
 }
 
@@ -84,9 +88,11 @@ void World::finish(Node& node, std::size_t index) {
 // ---- what the daemon answers
 
 bool World::is_kernel_ready(const Node& node, const Downcall& call) const {
-  if (call.kind != Downcall::Kind::kRefreshSize) return true;
+  const bool is_resized = call.kind == Downcall::Kind::kDirectDone && writes_nothing(node);
+  const bool is_told = call.kind == Downcall::Kind::kRefreshSize && !writes_nothing(node);
+  if (!is_resized && !is_told) return true;
   // Truncation of the cache waits for locked folios.
-  const std::uint64_t size = pages_of(node.client.state().bytes);
+  const std::uint64_t size = is_told ? pages_of(node.client.state().bytes) : node.size;
   for (std::uint64_t page = size; page < scope_->pages; ++page)
     if (is_locked(node.folios[page]) || node.folios[page].state == State::kWriteback) return false;
   return true;
@@ -110,6 +116,9 @@ void World::kernel_takes(Node& node, std::size_t index) {
       break;
     }
     case Downcall::Kind::kDirectDone:
+      // The kernel that resized has kept its pages till now.
+      if (node.direct.kind == DirectCall::Kind::kResize)
+        for (std::size_t page = node.size; page < scope_->pages; ++page) node.folios[page] = {};
       node.direct = {};
       break;
     case Downcall::Kind::kNotify:
@@ -147,6 +156,10 @@ void World::written(Node& node, const Downcall& call) {
 
 void World::refresh_size(Node& node, const Downcall& call) {
   node.size = static_cast<std::uint8_t>(pages_of(node.client.state().bytes));
+  if (writes_nothing(node)) {  // its own resize says it, and then it drops what is beyond
+    node.up.push_back({.kind = Upcall::Kind::kRefreshed, .number = call.number});
+    return;
+  }
   for (std::size_t page = node.size; page < scope_->pages; ++page) node.folios[page] = {};
   node.up.push_back({.kind = Upcall::Kind::kRefreshed, .number = call.number});
 }
@@ -226,12 +239,14 @@ bool World::is_environment_enabled(const Step& step) const {
     case Step::Kind::kFault:
       return scope_->programs.empty() && can_fault(node, step.at);
     case Step::Kind::kStore:
+      // What a resize may cut off is not stored to while the kernel waits for it: it is lost.
       return scope_->programs.empty() && has_writer(node) && step.at < node.size &&
+             (step.at == 0 || !writes_nothing(node)) && !is_cut_off(step.at) &&
              (folio.state == State::kClean || folio.state == State::kDirty);
     case Step::Kind::kReclaim:
       return scope_->reclaim && folio.state == State::kClean;
     case Step::Kind::kWriteback:
-      return scope_->writeback && folio.state == State::kDirty;
+      return scope_->writeback && folio.state == State::kDirty && !writes_nothing(node);
     case Step::Kind::kOpenRead:
     case Step::Kind::kOpenWrite:
       // Without this bound, releases that nobody takes would pile up.
@@ -258,7 +273,9 @@ bool World::is_environment_enabled(const Step& step) const {
     case Step::Kind::kDirectWrite:
       return scope_->direct_write && is_free && has_writer(node);
     case Step::Kind::kResize:
-      return scope_->resize && is_free && has_writer(node);
+      // One at a time: see docs/design/coherence.md, what is not covered.
+      return scope_->resize && is_free && has_writer(node) &&
+             std::none_of(nodes_.begin(), nodes_.end(), writes_nothing);
     case Step::Kind::kInvalidateBusy:
       return scope_->busy && step.at < node.invalidators.size() &&
              can_invalidate(node, node.invalidators[step.at]) &&

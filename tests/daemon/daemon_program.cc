@@ -1,5 +1,5 @@
 // The smallest program around the daemon's library, for its tests and measurements:
-//   daemon_program format POOL | mount POOL DIR [option...] | worker ARGUMENT
+//   daemon_program format POOL | mount POOL DIR [option...] | worker ARGUMENT | notifier ARGUMENT
 // Options: -f, no_passthrough, io_uring, threads=N, spin=US, idle_ids=N, level=L, or as of
 // mount(8).
 #include <cstdio>
@@ -8,6 +8,7 @@
 #include <string>
 
 #include "fs/daemon/daemon.h"
+#include "fs/daemon/notifier.h"
 #include "fs/pool/pool.h"
 
 namespace {
@@ -58,6 +59,10 @@ int main(int argc, char** argv) {
   if (command == "worker" && argc == 3) {
     const auto args = btd::WorkerArgs::parse(argv[2]);
     return args ? report(btd::run_worker(*args)) : report(std::unexpected(args.error()));
+  }
+  if (command == "notifier" && argc == 3) {
+    const auto args = btd::NotifierArgs::parse(argv[2]);
+    return args ? report(btd::run_notifier(*args)) : report(std::unexpected(args.error()));
   }
   if (command != "mount" || argc < 4) return 2;
   btd::MountOptions options;

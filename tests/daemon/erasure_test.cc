@@ -51,7 +51,7 @@ TEST_F(ErasureTest, EndsWithAllRowsErasedWhoseRemovalIsDurable) {
   make(std::filesystem::temp_directory_path());
   const InodeId first = removed(true), second = removed(true);
   {
-    Erasure erasure(*names_, *backing_);
+    Erasure erasure(*names_, *backing_, false);
     erasure.add(first);
     erasure.add(second);
   }
@@ -64,7 +64,7 @@ TEST_F(ErasureTest, KeepsTheRowWhereTheRemovalCannotBeMadeDurable) {
   if (!backing_->outlives_machine()) GTEST_SKIP() << "the directory for temporary files is in RAM";
   const InodeId id = removed(false);
   {
-    Erasure erasure(*names_, *backing_);
+    Erasure erasure(*names_, *backing_, false);
     erasure.add(id);
   }
   EXPECT_EQ(names_->orphans(), std::vector{id});
@@ -73,7 +73,7 @@ TEST_F(ErasureTest, KeepsTheRowWhereTheRemovalCannotBeMadeDurable) {
 TEST_F(ErasureTest, ErasesAtOnceWhereNothingOutlivesTheMachine) {
   make("/dev/shm");
   const InodeId id = removed(false);
-  Erasure erasure(*names_, *backing_);
+  Erasure erasure(*names_, *backing_, false);
   erasure.add(id);
   EXPECT_EQ(names_->orphans()->size(), 0U);
 }

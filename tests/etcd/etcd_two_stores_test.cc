@@ -1,8 +1,11 @@
 // Two stores on one server: what one commits, the other sees.
+#include <algorithm>
 #include <atomic>
+#include <map>
 #include <mutex>
 #include <random>
 #include <thread>
+#include <tuple>
 
 #include "tests/etcd/server.h"
 
@@ -44,6 +47,47 @@ TEST_F(EtcdTwoStores, ChangesReachTheOtherOnesMirrorAndWatcherInOrder) {
   EXPECT_EQ(dump(*b_), server_.rows());
 }
 
+// A revision is reached when the watchers have heard of it; what a store committed, the other comes
+// to.
+TEST_F(EtcdTwoStores, RevisionsAreReachedAfterTheirEvents) {
+  std::mutex mutex;
+  int heard = 0;
+  std::map<std::int64_t, int> heard_at;  // by the revisions that are reached
+  const auto rows = b_->watch("k", [&](const WatchEvent&) {
+    const std::scoped_lock lock(mutex);
+    ++heard;
+  });
+  auto revisions = b_->watch_revisions([&](std::int64_t revision) {
+    const std::scoped_lock lock(mutex);
+    heard_at[revision] = heard;
+  });
+  std::map<std::int64_t, int> expected;
+  for (int i = 1; i <= 50; ++i) {
+    Batch batch;
+    batch.put("k", std::to_string(i));
+    ASSERT_TRUE(a_->commit(batch));
+    expected[a_->last_commit()] = i;
+  }
+  ASSERT_EQ(expected.size(), 50U);
+  EXPECT_TRUE(eventually([&] {
+    const std::scoped_lock lock(mutex);
+    return heard_at.contains(a_->last_commit());
+  }));
+  revisions.reset();
+  for (const auto& [revision, count] : expected) {
+    ASSERT_TRUE(heard_at.contains(revision));
+    EXPECT_EQ(heard_at[revision], count);
+  }
+  EXPECT_EQ(b_->last_change(), a_->last_commit());
+  // What changes no row of these is no revision to wait for.
+  Batch absent;
+  absent.erase("absent");
+  ASSERT_TRUE(a_->commit(absent));
+  EXPECT_EQ(a_->last_commit(), b_->last_change());
+  const auto later = open_store(server_.options());
+  EXPECT_EQ(later->last_commit(), a_->last_commit());
+}
+
 TEST_F(EtcdTwoStores, OfConcurrentConflictingCommitsOneWins) {
   for (int round = 0; round < 50; ++round) {
     std::atomic<int> won{0}, refused{0};
@@ -79,6 +123,82 @@ TEST_F(EtcdTwoStores, ConcurrentCountersAreExact) {
       eventually([&] { return *a_->get("shared") == "200" && *b_->get("shared") == "200"; }));
   for (int t = 0; t < 8; ++t)
     EXPECT_EQ(*(t % 2 == 0 ? a_ : b_)->get("own" + std::to_string(t)), "25");
+}
+
+// Requests that overlap, each of several commits.
+TEST_F(EtcdTwoStores, ConcurrentCountersAreExactOverSeveralLanes) {
+  EtcdOptions options = server_.options();
+  options.lanes = 3;
+  options.gather = std::chrono::milliseconds(2);
+  const auto store = open_store(options);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 12; ++t)
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 25; ++i) {
+        EXPECT_TRUE(increment(*store, "own" + std::to_string(t)));
+        EXPECT_TRUE(i % 5 != 0 || increment(*store, "shared"));
+      }
+    });
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(*store->get("shared"), "60");
+  for (int t = 0; t < 12; ++t) EXPECT_EQ(*store->get("own" + std::to_string(t)), "25");
+  const auto counters = store->health().commits;
+  EXPECT_LT(counters.requests, counters.commits);  // some went together
+  EXPECT_EQ(counters.in_doubt, 0U);
+}
+
+// Rows that their client alone has: in etcd and in commits as all others, but in nobody's mirror.
+TEST_F(EtcdTwoStores, OwnRowsAreTheirClientsAlone) {
+  EtcdOptions options = server_.options();
+  options.client = "node-1";
+  options.own_rows = "r";
+  auto own = open_store(options);
+  std::vector<std::string> heard;
+  const auto own_watch = own->watch("", [&](const WatchEvent& e) { heard.push_back(e.key); });
+  put(*b_, "r1", "another one's");
+  Batch batch;
+  batch.require("r1", std::nullopt);
+  batch.put("q", "1");
+  batch.put("r1", "result");
+  batch.put("r2", "");
+  batch.put("s", "2");
+  ASSERT_TRUE(own->commit(batch));
+  Batch alone;
+  alone.require("r1", "result");
+  alone.put("r1", "later");
+  ASSERT_TRUE(own->commit(alone));
+  Batch refused;
+  refused.require("r1", "result");
+  refused.put("q", "3");
+  EXPECT_EQ(own->commit(refused).error().code, EAGAIN);
+
+  const Pairs all = {{"q", "1"}, {"r1", "later"}, {"r2", ""}, {"s", "2"}};
+  EXPECT_EQ(dump(*own), all);
+  EXPECT_EQ(*own->get("r1"), "later");
+  EXPECT_EQ(*own->get("r3"), std::nullopt);
+  for (const auto& [from, to, count] : {std::tuple("", "r", 1), std::tuple("r", "s", 2),
+                                        std::tuple("r2", "", 2), std::tuple("a", "r2", 2)}) {
+    int seen = 0;
+    ASSERT_TRUE(own->scan(from, to, [&](auto, auto) { return ++seen > 0; }));
+    EXPECT_EQ(seen, count) << from;
+  }
+  int seen = 0;
+  ASSERT_TRUE(own->scan("", "", [&](auto, auto) { return ++seen < 2; }));
+  EXPECT_EQ(seen, 2);
+  EXPECT_TRUE(eventually([&] { return b_->get("s")->has_value(); }));
+  EXPECT_EQ(*b_->get("r1"), "another one's");
+  EXPECT_EQ(*b_->get("r2"), std::nullopt);
+  for (const std::string& key : heard) EXPECT_TRUE(key == "q" || key == "s" || key == "r1") << key;
+  EXPECT_EQ(std::ranges::count(heard, "r2"), 0);
+
+  Batch last;
+  last.erase("r2");
+  ASSERT_TRUE(own->commit(last));
+  own.reset();
+  own = open_store(options);  // who comes back finds them
+  EXPECT_EQ(*own->get("r1"), "later");
+  EXPECT_EQ(*own->get("r2"), std::nullopt);
+  EXPECT_EQ(*own->get("q"), "1");
 }
 
 // Neither commit may see the other's change: one of them must lose, also when both travel together.

@@ -142,6 +142,7 @@ void Proxy::serve(UniqueFd client) {
   UniqueFd server = connect_to(port_);
   if (server.get() < 0) return;
   std::string requests, answers;
+  bool is_http_2 = false;
   for (;;) {
     std::array<pollfd, 2> both = {pollfd{client.get(), POLLIN, 0}, pollfd{server.get(), POLLIN, 0}};
     if (poll(both.data(), both.size(), -1) < 0) return;
@@ -151,6 +152,12 @@ void Proxy::serve(UniqueFd client) {
     }
     if (both[0].revents == 0) continue;
     if (!receive(client.get(), requests)) return;
+    if (requests.starts_with("PRI ")) is_http_2 = true;  // a watch by gRPC
+    if (is_http_2) {
+      if (!send_all(server.get(), requests)) return;
+      requests.clear();
+      continue;
+    }
     while (const std::size_t size = whole_request(requests)) {
       if (!pass_request(requests.substr(0, size), server)) return;
       requests.erase(0, size);

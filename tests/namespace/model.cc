@@ -62,6 +62,7 @@ int Model::insert(const Operation& op, InodeId id, std::uint32_t type) {
   if (type == S_IFLNK) node.target = op.other;
   if (op.kind == Operation::kNameless) {
     node.nlink = 0;
+    node.flags |= kInodeUnnamed;
   } else {
     parent.entries[op.name] = id;
     if (type == S_IFDIR) ++parent.nlink;
@@ -164,8 +165,10 @@ int Model::apply(const Operation& op, InodeId id) {
       if (!S_ISDIR(nodes_.at(op.b).mode)) return ENOTDIR;
       if (nodes_.at(op.b).nlink == 0 || !known) return ENOENT;
       if (S_ISDIR(node->second.mode)) return EPERM;
+      if (node->second.nlink == 0 && !(node->second.flags & kInodeUnnamed)) return ENOENT;
       if (op.name.empty()) return ENOENT;
       if (!nodes_.at(op.b).entries.emplace(op.name, op.a).second) return EEXIST;
+      node->second.flags &= ~std::uint32_t{kInodeUnnamed};
       ++node->second.nlink;
       return 0;
     }

@@ -172,6 +172,20 @@ TEST_F(NamespaceTest, SparseIsInherited) {
   EXPECT_EQ(make(kRootId, "g")->flags, 0U);
 }
 
+// Who made it without a name may name it once; who lost the last name may not: its data may go.
+TEST_F(NamespaceTest, OnlyWhatNeverHadANameGetsOne) {
+  const auto id = ns_->allocate_id();
+  ASSERT_TRUE(ns_->create_nameless(kRootId, *id, {.mode = S_IFREG | 0600}, {}));
+  EXPECT_EQ(ns_->link(*id, kRootId, "f", {})->nlink, 1U);
+  EXPECT_TRUE(ns_->orphans()->empty());
+  ASSERT_TRUE(ns_->unlink(kRootId, "f", {}));
+  EXPECT_EQ(code(ns_->link(*id, kRootId, "f", {})), ENOENT);
+  const auto file = make(kRootId, "g");
+  ASSERT_TRUE(ns_->unlink(kRootId, "g", {}));
+  EXPECT_EQ(code(ns_->link(file->id, kRootId, "g", {})), ENOENT);
+  EXPECT_EQ(ns_->orphans()->size(), 2U);
+}
+
 TEST_F(NamespaceTest, AnOrphanKeepsItsRowsUntilErased) {
   auto file = make(kRootId, "f");
   ASSERT_TRUE(ns_->set_xattr(file->id, "user.a", "1", 0, {}));
@@ -250,6 +264,22 @@ TEST_F(NamespaceTest, ListGoesOnWhereItStopped) {
     }
     EXPECT_EQ(names.size(), kFiles);
   }
+}
+
+TEST_F(NamespaceTest, EachChangeOfADirectoryHasATimeOfItsOwn) {
+  std::set<Timestamp> seen;
+  for (int i = 0; i < 200; ++i) {
+    ASSERT_TRUE(make(kRootId, "f" + std::to_string(i)));
+    const auto root = ns_->get(kRootId);
+    ASSERT_TRUE(root);
+    EXPECT_TRUE(seen.empty() || root->mtime > *seen.rbegin());
+    seen.insert(root->mtime);
+  }
+  EXPECT_LT(seen.rbegin()->nanoseconds - Timestamp::now().nanoseconds, 1'000'000);
+  // A time that somebody set far ahead does not stay.
+  ASSERT_TRUE(ns_->change(kRootId, {.mtime = Timestamp{4'000'000'000'000'000'000}}, {}));
+  ASSERT_TRUE(make(kRootId, "last"));
+  EXPECT_LE(ns_->get(kRootId)->mtime.nanoseconds, Timestamp::now().nanoseconds + 1'000'000);
 }
 
 TEST_F(NamespaceTest, CollidingNamesShareAProbeWindow) {

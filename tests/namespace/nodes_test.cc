@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "alloc/forwarding_store.h"
 #include "alloc/memory_store.h"
 #include "fs/namespace/layout.h"
 #include "fs/namespace/namespace.h"
@@ -15,27 +16,16 @@ namespace btd {
 namespace {
 
 // A store to which something happens before the first commit.
-class MeddledStore : public MetaStore {
+class MeddledStore : public ForwardingStore {
  public:
   MeddledStore(MetaStore& store, std::function<void()> before)
-      : store_(store), before_(std::move(before)) {}
-  Result<std::optional<std::string>> get(std::string_view key) const override {
-    return store_.get(key);
-  }
-  Status scan(std::string_view from, std::string_view to, const Visitor& visit) const override {
-    return store_.scan(from, to, visit);
-  }
+      : ForwardingStore(store), before_(std::move(before)) {}
   Status commit(const Batch& batch) override {
     if (const auto before = std::exchange(before_, nullptr)) before();
-    return store_.commit(batch);
+    return ForwardingStore::commit(batch);
   }
-  std::unique_ptr<WatchHandle> watch(std::string_view prefix, Watcher watcher) override {
-    return store_.watch(prefix, std::move(watcher));
-  }
-  Stats stats() const override { return store_.stats(); }
 
  private:
-  MetaStore& store_;
   std::function<void()> before_;
 };
 

@@ -181,6 +181,57 @@ TEST_F(RpcTest, EndsWithItsEndpoint) {
   kept.clear();
 }
 
+// It took the call, which the session need not send again, and will never answer it.
+TEST_F(RpcTest, ACallToAPeerThatDiedAndCameBackFailsAtOnce) {
+  const auto serve = [&](Rpc& rpc, int& served) {
+    rpc.serve<AddRequest, AddResponse>(
+        kLater, [&](const Rpc::Caller&, const AddRequest&, Rpc::Bytes, Rpc::Reply reply) {
+          ++served;
+          kept.push_back(std::move(reply));
+        });
+  };
+  int served = 0, completed = 0;
+  std::optional<SimEngine> engine(std::in_place, network, "mortal", options());
+  std::optional<Rpc> rpc(std::in_place, *engine, server_events);
+  serve(*rpc, served);
+  ASSERT_TRUE(engine->listen("mortal", [&](Endpoint&) { return &*rpc; }).has_value());
+  auto connected = client.connect("mortal", client_rpc);
+  ASSERT_TRUE(connected.has_value());
+  endpoint = *connected;
+  std::optional<int> code;
+  const auto post = [&] {
+    ASSERT_TRUE((client_rpc.call<AddRequest, AddResponse>(
+        *endpoint, kLater, {1, 2}, {}, network.now() + seconds(60),
+        [&](const Result<AddResponse>& answer, Rpc::Bytes) {
+          ++completed;
+          code = answer ? 0 : answer.error().code;
+        })));
+  };
+  post();
+  ASSERT_TRUE(network.run_until([&] { return served == 1; }, seconds(1)));
+  // The send is answered; then the peer dies before it answers the call.
+  EXPECT_FALSE(network.run_until([] { return false; }, milliseconds(20)));
+  network.partition("mortal", "client");
+  kept.clear();
+  rpc.reset();
+  engine.reset();
+  network.mend();
+  engine.emplace(network, "mortal", options());
+  rpc.emplace(*engine, server_events);
+  serve(*rpc, served);
+  ASSERT_TRUE(engine->listen("mortal", [&](Endpoint&) { return &*rpc; }).has_value());
+  EXPECT_TRUE(network.run_until([&] { return code.has_value(); }, seconds(5)));
+  EXPECT_EQ(code, ECONNRESET);
+  code.reset();
+  post();
+  ASSERT_TRUE(network.run_until([&] { return served == 2; }, seconds(1)));
+  kept.back().answer(AddResponse{3});
+  EXPECT_TRUE(network.run_until([&] { return code.has_value(); }, seconds(1)));
+  EXPECT_EQ(code, 0);
+  EXPECT_EQ(completed, 2);
+  kept.clear();
+}
+
 TEST_F(RpcTest, SaysThatAnAnswerIsTooLarge) {
   const Method<AddRequest, AddResponse> large{.id = 4};
   server_rpc.serve<AddRequest, AddResponse>(

@@ -37,7 +37,7 @@ constexpr wire::SessionId kId{.high = 1, .low = 2};
 struct Side {
   Side(std::uint64_t seed, const Limits& limits)
       : regions(seeded_random(seed)), session(kId, regions, limits) {}
-  void connect() { connection.emplace(session, regions, sink); }
+  void connect() { connection.emplace(session, sink); }
   [[nodiscard]] std::vector<Completion> completions() {
     std::vector<Completion> taken;
     session.requester().take_completions(taken);

@@ -3,6 +3,8 @@
 #include "net/sim/sim_engine.h"
 #include "net/sim/sim_network.h"
 #include "tests/net/conformance.h"
+#include "tests/net/engine_options.h"
+#include "tests/net/recorder.h"
 
 namespace btd::net::sim {
 namespace {
@@ -41,6 +43,23 @@ WorldMaker world(const char* name, const Faults& faults) {
   return {name, [faults](const WorldOptions& options) -> std::unique_ptr<World> {
             return std::make_unique<SimWorld>(options, faults, 1);
           }};
+}
+
+// A constructor can't refuse, so the engine does nothing with them.
+TEST(SimOptions, WhatCannotWorkIsRefused) {
+  Recorder handler;
+  const auto answers = [&](const EngineOptions& options) {
+    SimNetwork network(1, {});
+    SimEngine engine(network, "node", options);
+    const auto listening = engine.listen("node", [&](Endpoint&) { return &handler; });
+    const auto connecting = engine.connect("other", handler);
+    return std::pair(listening ? 0 : listening.error().code,
+                     connecting ? 0 : connecting.error().code);
+  };
+  for (const EngineOptions& options : options_that_cannot_work())
+    EXPECT_EQ(answers(options), std::pair(EINVAL, EINVAL));
+  for (const EngineOptions& options : unusual_options())
+    EXPECT_EQ(answers(options), std::pair(0, 0));
 }
 
 INSTANTIATE_TEST_SUITE_P(

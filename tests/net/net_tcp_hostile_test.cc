@@ -7,8 +7,7 @@
 
 #include "net/tcp/handshake.h"
 #include "net/tcp/key_guard.h"
-#include "tests/net/raw_peer.h"
-#include "tests/net/tcp_world.h"
+#include "tests/net/tcp_port.h"
 
 namespace btd::net {
 namespace {
@@ -16,81 +15,8 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-constexpr Time kPatience = seconds(20);
-constexpr std::size_t kRegionBytes = 1 << 20;
-
-template <class T>
-std::span<const std::byte> bytes_of(const T& object) {
-  return std::as_bytes(std::span{&object, 1});
-}
-
-std::vector<std::byte> joined(std::span<const std::byte> a, std::span<const std::byte> b) {
-  std::vector<std::byte> all(a.begin(), a.end());
-  all.insert(all.end(), b.begin(), b.end());
-  return all;
-}
-
-wire::Hello hello(std::uint64_t session) {
-  wire::Hello hello;
-  hello.attempt = 1;
-  hello.session = {.high = session, .low = 1};
-  hello.transfer_bytes = 1 << 20;
-  hello.window = 16;
-  hello.message_bytes = 1 << 10;
-  return wire::sealed(hello);
-}
-
-// A server with an honest client, and strangers.
-class Port {
- public:
-  explicit Port(const Security& security = NoSecurity{}, Time connect = seconds(10))
-      : world({.patience = {.connect = connect}}, security), memory(kRegionBytes, std::byte{7}) {
-    EXPECT_TRUE(world.listen([this](Endpoint&) {
-      ++accepted;
-      return &served;
-    }));
-    region = world.server()
-                 .register_region(memory, kRemoteRead | kRemoteWrite, nullptr)
-                 .value_or(RegionDescriptor{});
-    endpoint = world.client().connect(world.address(), asked).value_or(nullptr);
-    EXPECT_TRUE(world.run_until([&] { return asked.ups == 1 && served.ups == 1; }, kPatience));
-  }
-
-  // The honest client is served, and soon.
-  void expect_service() {
-    std::vector<std::byte> back(1000);
-    const iovec local{.iov_base = back.data(), .iov_len = back.size()};
-    const std::size_t before = asked.completions.size();
-    ASSERT_TRUE(endpoint->read({&local, 1}, {region.key, 0}, 1, world.client().now() + seconds(5)));
-    ASSERT_TRUE(world.run_until([&] { return asked.completions.size() > before; }, kPatience));
-    EXPECT_EQ(asked.completions.back().error, 0);
-    EXPECT_EQ(back, std::vector<std::byte>(1000, std::byte{7}));
-  }
-  // All of them are thrown out.
-  void expect_closed(std::vector<RawPeer>& peers) {
-    EXPECT_TRUE(world.run_until(
-        [&] { return std::ranges::all_of(peers, [](RawPeer& p) { return p.is_closed(); }); },
-        kPatience));
-  }
-  void run(Time time) {
-    const Time until = world.client().now() + time;
-    world.run_until([&] { return world.client().now() >= until; }, kPatience);
-  }
-
-  Recorder asked, served;
-  int accepted = 0;
-  TcpWorld world;
-  std::vector<std::byte> memory;
-  RegionDescriptor region;
-  Endpoint* endpoint = nullptr;
-};
-
-std::vector<RawPeer> strangers(const Port& port, std::size_t count) {
-  std::vector<RawPeer> peers;
-  for (std::size_t i = 0; i < count; ++i) peers.emplace_back(port.world.address());
-  return peers;
-}
-
+constexpr Time kPatience = kPortPatience;
+constexpr std::size_t kRegionBytes = kPortRegionBytes;
 class Secured : public ::testing::TestWithParam<const char*> {
  protected:
   [[nodiscard]] static Security security() {
@@ -103,7 +29,7 @@ INSTANTIATE_TEST_SUITE_P(Tcp, Secured, ::testing::Values("Plain", "Key", "Tls"),
                          [](const auto& one) { return std::string(one.param); });
 
 TEST_P(Secured, RandomBytesAreThrownOut) {
-  Port port(security(), milliseconds(500));
+  Port port({.security = security()}, {.connect = milliseconds(500)});
   std::mt19937 random(1);
   auto peers = strangers(port, 100);
   for (RawPeer& peer : peers) {
@@ -118,7 +44,7 @@ TEST_P(Secured, RandomBytesAreThrownOut) {
 }
 
 TEST_P(Secured, TheSilentAndTheSlowHoldNobodyUpAndLearnNothing) {
-  Port port(security(), milliseconds(500));
+  Port port({.security = security()}, {.connect = milliseconds(500)});
   auto peers = strangers(port, 60);
   // The first bytes of what is right, so that each byte gives hope: one at a time.
   const auto first = std::string(GetParam()) == "Key" ? joined(bytes_of(key_wire::Challenge{}), {})
@@ -137,7 +63,7 @@ TEST_P(Secured, TheSilentAndTheSlowHoldNobodyUpAndLearnNothing) {
 }
 
 TEST_P(Secured, AFloodOfStrangersDisplacesStrangersOnly) {
-  Port port(security());
+  Port port({.security = security()});
   auto peers = strangers(port, 1500);  // more than TcpOptions::max_handshakes
   port.run(milliseconds(100));
   EXPECT_TRUE(peers.front().is_closed()) << "the oldest had to go";
@@ -177,7 +103,7 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& one) { return std::string(one.param.name); });
 
 TEST_P(Unequal, IsNeverAccepted) {
-  Port port(GetParam().server(), milliseconds(700));
+  Port port({.security = GetParam().server()}, {.connect = milliseconds(700)});
   const auto intruder = make_engine(GetParam().client(),
                                     {.patience = {.connect = milliseconds(700)}, .spin = Time{}});
   Recorder refused;
@@ -196,8 +122,28 @@ TEST_P(Unequal, IsNeverAccepted) {
   port.expect_service();
 }
 
-TEST(TcpHostile, LengthsThatWereNotGrantedEndTheConnection) {
-  Port port;
+// However the engine moves the bytes.
+struct Way {
+  const char* name;
+  TcpOptions (*tcp)();
+  friend void PrintTo(const Way& way, std::ostream* out) { *out << way.name; }
+};
+TcpOptions as_it_is() { return {}; }
+TcpOptions zero_copies() { return all_zero_copy(); }
+
+class Moved : public ::testing::TestWithParam<Way> {
+ protected:
+  static TcpOptions tcp() { return GetParam().tcp(); }
+};
+INSTANTIATE_TEST_SUITE_P(TcpHostile, Moved,
+                         ::testing::Values(Way{"AsItIs", as_it_is},
+                                           Way{"SingleShots", single_shots},
+                                           Way{"Multishots", [] { return multishots(); }},
+                                           Way{"ZeroCopies", zero_copies}),
+                         [](const auto& one) { return std::string(one.param.name); });
+
+TEST_P(Moved, LengthsThatWereNotGrantedEndTheConnection) {
+  Port port(tcp());
   for (const Verb verb :
        {Verb::kRead, Verb::kWritePersist, Verb::kSend, Verb::kCas8, Verb::kNone}) {
     wire::RequestHeader request;
@@ -212,8 +158,8 @@ TEST(TcpHostile, LengthsThatWereNotGrantedEndTheConnection) {
   port.expect_service();
 }
 
-TEST(TcpHostile, CutAtEveryByteOfHandshakeAndRequests) {
-  Port port;
+TEST_P(Moved, CutAtEveryByteOfHandshakeAndRequests) {
+  Port port(tcp());
   wire::RequestHeader request;
   request.verb = static_cast<std::uint8_t>(Verb::kWritePersist);
   request.length = 100;
@@ -236,8 +182,8 @@ TEST(TcpHostile, CutAtEveryByteOfHandshakeAndRequests) {
   EXPECT_EQ(port.memory[4096 + 100], std::byte{7});
 }
 
-TEST(TcpHostile, CutWithinAPayloadThatGoesStraightIntoPlace) {
-  Port port;
+TEST_P(Moved, CutWithinAPayloadThatGoesStraightIntoPlace) {
+  Port port(tcp());
   wire::RequestHeader request;
   request.verb = static_cast<std::uint8_t>(Verb::kWritePersist);
   request.length = 512 << 10;
@@ -263,16 +209,12 @@ TEST(TcpHostile, CutWithinAPayloadThatGoesStraightIntoPlace) {
 // --- Transfers that stall ---
 
 wire::RequestHeader long_write(const Port& port) {
-  wire::RequestHeader request;
-  request.verb = static_cast<std::uint8_t>(Verb::kWritePersist);
-  request.length = 512 << 10;
-  request.key = port.region.key;
-  return wire::sealed(request);
+  return port.request(Verb::kWritePersist, 512 << 10);
 }
 
-TEST(TcpHostile, AClosingRegionDoesNotWaitForWhoStallsInATransfer) {
+TEST_P(Moved, AClosingRegionDoesNotWaitForWhoStallsInATransfer) {
   for (const std::size_t part : {1'000, 200'000}) {  // by way of a buffer, and straight into place
-    Port port;
+    Port port(tcp(), {.silence = milliseconds(300)});
     RawPeer peer(port.world.address());
     const std::vector<std::byte> payload(part, std::byte{9});
     peer.say(joined(joined(bytes_of(hello(1)), bytes_of(long_write(port))), payload));
@@ -285,9 +227,9 @@ TEST(TcpHostile, AClosingRegionDoesNotWaitForWhoStallsInATransfer) {
 }
 
 // Its bytes are in the socket, and the kernel may be about to put them into place.
-TEST(TcpHostile, NoByteOfAnOlderEpochLands) {
+TEST_P(Moved, NoByteOfAnOlderEpochLands) {
   for (const std::size_t part : {1'000, 200'000}) {
-    Port port;
+    Port port(tcp());
     RawPeer peer(port.world.address());
     const std::vector<std::byte> payload(512 << 10, std::byte{9});
     peer.say(joined(joined(bytes_of(hello(1)), bytes_of(long_write(port))),
@@ -318,8 +260,8 @@ TEST(TcpHostile, NoByteOfAnOlderEpochLands) {
   }
 }
 
-TEST(TcpHostile, WhoAsksAndNeverReadsIsNotServedOnAndHoldsNobodyUp) {
-  Port port;
+TEST_P(Moved, WhoAsksAndNeverReadsIsNotServedOnAndHoldsNobodyUp) {
+  Port port(tcp());
   std::vector<RawPeer> peers = strangers(port, 8);
   std::uint64_t session = 7000;
   for (RawPeer& peer : peers) {

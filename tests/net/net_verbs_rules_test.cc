@@ -8,6 +8,8 @@
 #include "net/address.h"
 #include "net/verbs/handshake.h"
 #include "net/verbs/rules.h"
+#include "net/verbs/verbs_engine.h"
+#include "tests/net/engine_options.h"
 
 namespace btd::net::verbs {
 namespace {
@@ -234,6 +236,20 @@ TEST(VerbsAddress, TakesNumbers) {
   EXPECT_TRUE(parse_numeric_address("*:0", true).has_value());
   for (const char* bad : {"", "10.1.2.3", "10.1.2.3:", "10.1.2.3:0", "10.1.2.3:70000", "host:1"})
     EXPECT_FALSE(parse_numeric_address(bad, false).has_value()) << bad;
+}
+
+// They are judged before a device is looked for.
+TEST(VerbsOptions, WhatCannotWorkIsRefused) {
+  for (const EngineOptions& options : options_that_cannot_work()) {
+    const auto made = make_verbs_engine({.engine = options, .device = "no such device"});
+    ASSERT_FALSE(made.has_value());
+    EXPECT_EQ(made.error().code, EINVAL) << made.error().message;
+  }
+  for (const EngineOptions& options : unusual_options()) {
+    const auto made = make_verbs_engine({.engine = options, .device = "no such device"});
+    ASSERT_FALSE(made.has_value());
+    EXPECT_NE(made.error().code, EINVAL) << made.error().message;
+  }
 }
 
 }  // namespace

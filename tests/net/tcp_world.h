@@ -1,44 +1,24 @@
-// What the tests of the tcp engine share: secrets in a directory of their own, and a world of two
-// engines on loopback.
+// What the tests of the tcp engine share: a world of two engines on loopback.
 #pragma once
 
-#include <filesystem>
 #include <memory>
 #include <string>
 
 #include "net/tcp/tcp.h"
 #include "tests/net/conformance.h"
+#include "tests/net/secrets.h"
 
 namespace btd::net {
-
-// A directory with what one cluster needs: key, ca.pem, node.pem, node.key. Removed at the end.
-class Secrets {
- public:
-  Secrets();
-  Secrets(const Secrets&) = delete;
-  Secrets& operator=(const Secrets&) = delete;
-  ~Secrets();
-
-  [[nodiscard]] std::string path(const std::string& name) const { return directory_ / name; }
-  [[nodiscard]] Security key() const { return KeySecurity{path("key")}; }
-  [[nodiscard]] Security tls() const {
-    return TlsSecurity{path("ca.pem"), path("node.pem"), path("node.key")};
-  }
-  // Of the test program.
-  static const Secrets& mine();
-  // Of another cluster.
-  static const Secrets& others();
-
- private:
-  std::filesystem::path directory_;
-};
 
 // Ends all TCP connections of this process that have an end at the port, as a broken network would.
 void cut_connections(const std::string& address);
 
 class TcpWorld final : public World {
  public:
-  TcpWorld(const WorldOptions& options, const Security& security);
+  TcpWorld(const WorldOptions& options, const Security& security)
+      : TcpWorld(options, TcpOptions{.security = security}) {}
+  // `tcp.engine` is not looked at, and `tcp.counts` are of both engines.
+  TcpWorld(const WorldOptions& options, TcpOptions tcp);
 
   Engine& client() override { return *client_; }
   Engine& server() override { return *server_; }
@@ -56,6 +36,16 @@ class TcpWorld final : public World {
 };
 
 // An engine with these, that must work.
+std::unique_ptr<Engine> make_engine(const TcpOptions& options);
 std::unique_ptr<Engine> make_engine(const Security& security, const EngineOptions& options = {});
+
+// All payloads, and what is short beside them, are sent without a copy, as far as the engine can
+// say: on loopback the kernel copies them on the way.
+TcpOptions all_zero_copy(TcpCounts* counts = nullptr);
+// Receives of one kind only.
+inline TcpOptions single_shots() { return {.multishot_after = UINT32_MAX}; }
+inline TcpOptions multishots(const Security& security = NoSecurity{}) {
+  return {.security = security, .multishot_after = 0};
+}
 
 }  // namespace btd::net

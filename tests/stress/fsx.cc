@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// fsx DIR [--ops N] [--seed S] [--max-size BYTES] [--strict]: random operations on one file, each
-// checked against a copy of the file in memory. One long-lived mapping is kept through truncations,
-// closes and opens, so that every way to the bytes (read, short mapping, long mapping) has to
-// agree. On the first difference it prints the last operations and what differs, and ends with 1.
+// fsx DIR|FILE [--also PATH] [--ops N] [--seed S] [--max-size BYTES] [--strict]: random operations
+// on one file, each checked against a copy of the file in memory. One long-lived mapping is kept
+// through truncations, closes and opens, so that every way to the bytes (read, short mapping, long
+// mapping) has to agree. PATH is of the same file, in another mount: then each operation is by one
+// of the two. On the first difference it prints the last operations and what differs, and ends with
+// 1.
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <sys/mman.h>
@@ -22,19 +24,26 @@ constexpr uint64_t kPage = 4096;
 
 class Fsx {
  public:
-  Fsx(std::string path, uint64_t seed, uint64_t max_size, bool strict)
-      : path_(std::move(path)), random_(seed), max_(max_size), strict_(strict) {}
+  Fsx(const std::vector<std::string>& paths, uint64_t seed, uint64_t max_size, bool strict)
+      : random_(seed), max_(max_size), strict_(strict) {
+    for (const std::string& path : paths)
+      sides_.push_back({.path = path, .fd = {}, .map = nullptr});
+  }
   Fsx(const Fsx&) = delete;
   Fsx& operator=(const Fsx&) = delete;
   ~Fsx() {
-    if (map_ != nullptr) ::munmap(map_, max_);
-    ::unlink(path_.c_str());
+    for (const Side& side : sides_)
+      if (side.map != nullptr) ::munmap(side.map, max_);
+    ::unlink(sides_[0].path.c_str());
   }
 
   void Run(uint64_t ops) {
-    Open(O_CREAT | O_TRUNC);
-    MapAll();
+    for (at_ = 0; at_ < sides_.size(); ++at_) {
+      Open(at_ == 0 ? O_CREAT | O_TRUNC : 0);
+      MapAll();
+    }
     for (op_ = 1; op_ <= ops; ++op_) {
+      at_ = sides_.size() == 1 ? 0 : random_.Below(sides_.size());
       Step();
       if (op_ % 256 == 0) CheckAll();
     }
@@ -45,12 +54,20 @@ class Fsx {
   struct Range {
     uint64_t at, length;
   };
+  struct Side {
+    std::string path;
+    Fd fd;
+    char* map = nullptr;
+  };
+
+  Side& Here() { return sides_[at_]; }
 
   template <class... Args>
   void Log(const char* format, Args... args) {
     char line[160];
     std::snprintf(line, sizeof line, format, args...);
-    log_.push_back(std::to_string(op_) + " " + line);
+    const std::string by = sides_.size() == 1 ? " " : at_ == 0 ? " A " : " B ";
+    log_.push_back(std::to_string(op_) + by + line);
     if (log_.size() > kLogLength) log_.pop_front();
   }
 
@@ -58,7 +75,7 @@ class Fsx {
     std::fprintf(stderr, "fsx: the last %zu operations:\n", log_.size());
     for (const std::string& line : log_) std::fprintf(stderr, "  %s\n", line.c_str());
     std::fprintf(stderr, "fsx: %s after operation %llu on %s\n", why.c_str(),
-                 static_cast<unsigned long long>(op_), path_.c_str());
+                 static_cast<unsigned long long>(op_), Here().path.c_str());
     std::_Exit(1);
   }
 
@@ -75,16 +92,16 @@ class Fsx {
   }
 
   void Open(int flags) {
-    fd_ = Fd();
-    fd_ = Fd(::open(path_.c_str(), O_RDWR | O_CLOEXEC | flags, 0644));
-    Must(fd_.valid(), "open");
+    Here().fd = Fd();
+    Here().fd = Fd(::open(Here().path.c_str(), O_RDWR | O_CLOEXEC | flags, 0644));
+    Must(Here().fd.valid(), "open");
   }
 
   void MapAll() {
-    if (map_ != nullptr) ::munmap(map_, max_);
-    void* at = ::mmap(nullptr, max_, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0);
+    if (Here().map != nullptr) ::munmap(Here().map, max_);
+    void* at = ::mmap(nullptr, max_, PROT_READ | PROT_WRITE, MAP_SHARED, Here().fd.get(), 0);
     Must(at != MAP_FAILED, "mmap");
-    map_ = static_cast<char*>(at);
+    Here().map = static_cast<char*>(at);
   }
 
   Range Inside() {
@@ -127,31 +144,36 @@ class Fsx {
 
   void CheckSize() {
     struct stat st{};
-    Must(::fstat(fd_.get(), &st) == 0, "fstat");
+    Must(::fstat(Here().fd.get(), &st) == 0, "fstat");
     if (static_cast<uint64_t>(st.st_size) != shadow_.size()) {
       Fail("size is " + std::to_string(st.st_size) + ", not " + std::to_string(shadow_.size()));
     }
   }
 
   void CheckAll() {
+    for (at_ = 0; at_ < sides_.size(); ++at_) CheckHere();
+    at_ = 0;
+  }
+
+  void CheckHere() {
     CheckSize();
     if (shadow_.empty()) return;
     std::vector<char> found(shadow_.size());
     for (size_t done = 0; done < found.size();) {
-      const ssize_t n =
-          ::pread(fd_.get(), found.data() + done, found.size() - done, static_cast<off_t>(done));
+      const ssize_t n = ::pread(Here().fd.get(), found.data() + done, found.size() - done,
+                                static_cast<off_t>(done));
       Must(n > 0, "read of all");
       done += static_cast<size_t>(n);
     }
     Compare(found.data(), {0, shadow_.size()}, "read of all");
-    Compare(map_, {0, shadow_.size()}, "mapping of all");
+    Compare(Here().map, {0, shadow_.size()}, "mapping of all");
   }
 
   void Read() {
     const Range r = Inside();
     Log("read %#lx +%#lx", r.at, r.length);
     std::vector<char> found(r.length);
-    const ssize_t n = ::pread(fd_.get(), found.data(), r.length, static_cast<off_t>(r.at));
+    const ssize_t n = ::pread(Here().fd.get(), found.data(), r.length, static_cast<off_t>(r.at));
     Must(n == static_cast<ssize_t>(r.length), "read came short");
     Compare(found.data(), r, "read");
   }
@@ -165,7 +187,7 @@ class Fsx {
     const Range r = Anywhere();
     Log("write %#lx +%#lx", r.at, r.length);
     const std::vector<char> bytes = NewBytes(r.length);
-    const ssize_t n = ::pwrite(fd_.get(), bytes.data(), r.length, static_cast<off_t>(r.at));
+    const ssize_t n = ::pwrite(Here().fd.get(), bytes.data(), r.length, static_cast<off_t>(r.at));
     Must(n == static_cast<ssize_t>(r.length), "write");
     Put(r, bytes);
   }
@@ -174,7 +196,7 @@ class Fsx {
     const uint64_t length = std::min<uint64_t>(1 + random_.Below(5000), max_ - shadow_.size());
     if (length == 0) return;
     Log("append +%#lx", length);
-    const Fd fd(::open(path_.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC));
+    const Fd fd(::open(Here().path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC));
     Must(fd.valid(), "open for appending");
     const std::vector<char> bytes = NewBytes(length);
     Must(::write(fd.get(), bytes.data(), length) == static_cast<ssize_t>(length), "append");
@@ -184,9 +206,9 @@ class Fsx {
   void MapRead() {
     const Range r = Inside();
     Log("mapread %#lx +%#lx", r.at, r.length);
-    Compare(map_ + r.at, r, "long mapping");
+    Compare(Here().map + r.at, r, "long mapping");
     const uint64_t from = r.at & ~(kPage - 1);
-    void* at = ::mmap(nullptr, r.at + r.length - from, PROT_READ, MAP_SHARED, fd_.get(),
+    void* at = ::mmap(nullptr, r.at + r.length - from, PROT_READ, MAP_SHARED, Here().fd.get(),
                       static_cast<off_t>(from));
     Must(at != MAP_FAILED, "mmap");
     Compare(static_cast<char*>(at) + (r.at - from), r, "short mapping");
@@ -197,19 +219,19 @@ class Fsx {
     const Range r = Inside();
     Log("mapwrite %#lx +%#lx", r.at, r.length);
     const std::vector<char> bytes = NewBytes(r.length);
-    std::memcpy(map_ + r.at, bytes.data(), r.length);
+    std::memcpy(Here().map + r.at, bytes.data(), r.length);
     Put(r, bytes);
     if (random_.OneIn(4)) {
       const uint64_t from = r.at & ~(kPage - 1);
-      Must(::msync(map_ + from, r.at + r.length - from, MS_SYNC) == 0, "msync");
+      Must(::msync(Here().map + from, r.at + r.length - from, MS_SYNC) == 0, "msync");
     }
   }
 
   void Truncate() {
     const uint64_t size = random_.OneIn(8) ? 0 : random_.Below(max_ + 1);
     Log("truncate %#lx", size);
-    const int result = random_.OneIn(2) ? ::ftruncate(fd_.get(), static_cast<off_t>(size))
-                                        : ::truncate(path_.c_str(), static_cast<off_t>(size));
+    const int result = random_.OneIn(2) ? ::ftruncate(Here().fd.get(), static_cast<off_t>(size))
+                                        : ::truncate(Here().path.c_str(), static_cast<off_t>(size));
     Must(result == 0, "truncate");
     shadow_.resize(size);
   }
@@ -225,9 +247,9 @@ class Fsx {
   void Allocate(int mode, const char* name, bool zeroes) {
     const Range r = Anywhere();
     Log("%s %#lx +%#lx", name, r.at, r.length);
-    if (!Supported(
-            ::fallocate(fd_.get(), mode, static_cast<off_t>(r.at), static_cast<off_t>(r.length)),
-            name)) {
+    if (!Supported(::fallocate(Here().fd.get(), mode, static_cast<off_t>(r.at),
+                               static_cast<off_t>(r.length)),
+                   name)) {
       return;
     }
     if (zeroes) Zero(r);
@@ -245,7 +267,8 @@ class Fsx {
     const std::vector<char> bytes(shadow_.begin() + from,
                                   shadow_.begin() + from + static_cast<long>(r.length));
     for (uint64_t done = 0; done < r.length;) {
-      const ssize_t n = ::copy_file_range(fd_.get(), &from, fd_.get(), &target, r.length - done, 0);
+      const ssize_t n =
+          ::copy_file_range(Here().fd.get(), &from, Here().fd.get(), &target, r.length - done, 0);
       Must(n > 0, "copy_file_range");
       done += static_cast<uint64_t>(n);
     }
@@ -254,7 +277,8 @@ class Fsx {
 
   void Sync() {
     Log("sync");
-    Must((random_.OneIn(2) ? ::fsync(fd_.get()) : ::fdatasync(fd_.get())) == 0, "fsync");
+    Must((random_.OneIn(2) ? ::fsync(Here().fd.get()) : ::fdatasync(Here().fd.get())) == 0,
+         "fsync");
   }
 
   void Reopen() {
@@ -282,13 +306,12 @@ class Fsx {
     return CopyRange();
   }
 
-  const std::string path_;
+  std::vector<Side> sides_;
+  size_t at_ = 0;  // whose operation it is
   Random random_;
   const uint64_t max_;
   const bool strict_;
   uint64_t op_ = 0;
-  Fd fd_;
-  char* map_ = nullptr;
   std::vector<char> shadow_;
   std::deque<std::string> log_;
   std::map<std::string, bool> missing_;
@@ -298,13 +321,19 @@ class Fsx {
 }  // namespace btd::stress
 
 int main(int argc, char** argv) {
-  const btd::stress::Options options(argc, argv,
-                                     "fsx DIR [--ops N] [--seed S] [--max-size BYTES] [--strict]");
+  const btd::stress::Options options(
+      argc, argv, "fsx DIR|FILE [--also PATH] [--ops N] [--seed S] [--max-size BYTES] [--strict]");
   const uint64_t seed = options.Number("seed", 1);
   const uint64_t ops = options.Number("ops", 20'000);
-  const std::string path =
-      options.Positional(0) + "/fsx." + std::to_string(::getpid()) + "." + std::to_string(seed);
-  btd::stress::Fsx fsx(path, seed, options.Number("max-size", 1 << 20), options.Has("strict"));
+  // A file that is there is taken, and removed in the end: in a cluster, another node may have made
+  // it.
+  std::string path = options.Positional(0);
+  struct stat st{};
+  if (::stat(path.c_str(), &st) != 0 || !S_ISREG(st.st_mode))
+    path += "/fsx." + std::to_string(::getpid()) + "." + std::to_string(seed);
+  std::vector<std::string> paths{path};
+  if (options.Has("also")) paths.push_back(options.Text("also", ""));
+  btd::stress::Fsx fsx(paths, seed, options.Number("max-size", 1 << 20), options.Has("strict"));
   fsx.Run(ops);
   std::printf("fsx: %llu operations with seed %llu, all as expected\n",
               static_cast<unsigned long long>(ops), static_cast<unsigned long long>(seed));

@@ -12,6 +12,7 @@ from node_reset import node_reset
 from power_cut import power_cut
 from soft_roce import soft_roce, soft_roce_flush, soft_roce_pair
 from verbs_latency import verbs_latency
+from zero_copy import zero_copy
 
 NVDIMM_BYTES = 512 * MIB
 NVDIMM_MODULES = ['nfit', 'nd_pmem', 'dax_pmem', 'fuse']
@@ -168,6 +169,8 @@ CASES = {
                             soft_roce_flush),
     'verbs-latency': Case('latency over verbs beside perftest and a bare baseline; --rounds N',
                           verbs_latency, quick=False),
+    'zero-copy': Case('sends without a copy over a card, from one guest to another; --rounds N',
+                      zero_copy),
     'node-reset': Case('the guest that lends its NVDIMM is killed and boots again; --seed N',
                        node_reset),
     'power-cut-xfs': Case('the same on xfs', power_cut('xfs'), quick=False),

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Whether what judges the cases can say no: logs, directories, heaps and lent memory are
 doctored here, and each must be found out. No guest is booted."""
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import cases
 import kernel
 import soft_roce
 import verbs_latency
+import zero_copy
 from lab import HERE, Failed, built
 from node_reset import AFTER, SLOTS, Lent
 from power_cut import UNHEARD, Ledger
@@ -47,6 +49,27 @@ class LatencyTest(unittest.TestCase):
         facts['1/read/64'] = ''
         with self.assertRaisesRegex(Failed, 'read gave no figure for 64 bytes'):
             verbs_latency.judge(facts, 3)
+
+
+class ZeroCopyTest(unittest.TestCase):
+    """Sends that were copied, or that were none, must be found out."""
+
+    def facts(self, sends=50, copied=1, count=50, sends_with_copy=0):
+        without = {'count': count, 'cpu_ns': 30, 'bytes_per_second': 200,
+                   'zero_copy_sends': sends, 'zero_copies_copied': copied}
+        with_copy = {**without, 'cpu_ns': 100, 'bytes_per_second': 100,
+                     'zero_copy_sends': sends_with_copy, 'zero_copies_copied': 0}
+        return {f'{name}_1048576_{number}': json.dumps(said) for number in range(3)
+                for name, said in (('none', with_copy), ('zero', without))}
+
+    def test_says_what_it_saves(self):
+        self.assertIn('3 of 150 copied, processor 0.30 and bandwidth 2.00',
+                      zero_copy.judge(self.facts(), 3, 1 << 20))
+
+    def test_what_is_wrong_is_found_out(self):
+        for wrong in ({'sends': 5}, {'copied': 30}, {'count': 0}, {'sends_with_copy': 1}):
+            with self.assertRaises(Failed, msg=wrong):
+                zero_copy.judge(self.facts(**wrong), 3, 1 << 20)
 
 
 class FlushTest(unittest.TestCase):

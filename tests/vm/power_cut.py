@@ -13,7 +13,7 @@ from kernel import Kernel
 from lab import Failed, check
 
 LOADS = ('files', 'heap')
-LIFE_SECONDS = 90
+LIFE_SECONDS = 300
 # What was done may be unheard of: the serial port's queue, and one operation.
 UNHEARD = 2048
 # Each so many cuts, one comes while the machine still recovers from the last.
