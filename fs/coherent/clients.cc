@@ -106,18 +106,27 @@ void Clients::attached(const FilePtr& file, const wire::Attached& words) {
   file->is_attached = true;
   if (file->machine) {
     file->machine->state().bytes = words.bytes;
-    kernel_.resize(file->id, words.bytes, 0);
+    kernel_.resize(file->id, 0);
     say_again(*file);
   } else {
     file->machine.emplace(rules_, words.bytes);
     // It has been open before, perhaps to write.
     if (file->is_unsure) file->machine->state().writers = 1;
+    tell_size_before_opens(*file);
   }
   while (!file->waiting.empty()) {
     Ask ask = std::move(file->waiting.front());
     file->waiting.pop_front();
     take(*file, std::move(ask));
   }
+}
+
+// The kernel has the size that a look-up found, and an open does not ask for it again: to touch a
+// page that another node added since would be SIGBUS.
+void Clients::tell_size_before_opens(File& file) {
+  file.is_sizing = std::ranges::any_of(
+      file.waiting, [](const Ask& ask) { return ask.what == What::kOpen && !ask.is_create; });
+  if (file.is_sizing) kernel_.resize(file.id, 0);
 }
 
 void Clients::attach_again(InodeId id) {
@@ -192,6 +201,10 @@ void Clients::take(File& file, Ask ask) {
   if (ask.request != 0 && !pending_.contains(ask.request)) return;  // given up
   switch (ask.what) {
     case What::kOpen:
+      if (file.is_sizing && !ask.is_create) {
+        file.openers.push_back(std::move(ask));
+        return;
+      }
       if (ask.is_writer && file.is_dropping) {
         file.writers.push_back(std::move(ask));
         return;
@@ -229,7 +242,9 @@ void Clients::take(File& file, Ask ask) {
       for (Ask& writer : std::exchange(file.writers, {})) take(file, std::move(writer));
       return;
     case What::kSized:
-      if (ask.number != 0) step(file, event::SizeRefreshed{ask.number});
+      if (ask.number != 0) return step(file, event::SizeRefreshed{ask.number});
+      file.is_sizing = false;
+      for (Ask& opener : std::exchange(file.openers, {})) take(file, std::move(opener));
       return;
     case What::kForgotten:
     case What::kRecovered:
@@ -289,7 +304,9 @@ void Clients::take_direct(File& file, Ask& ask) {
 }
 
 void Clients::forgotten(const FilePtr& file) {
-  if (file->opens != 0 || !file->waiting.empty() || !file->writers.empty()) return;
+  if (file->opens != 0 || !file->waiting.empty() || !file->writers.empty() ||
+      !file->openers.empty())
+    return;
   const bool is_used = std::any_of(pending_.begin(), pending_.end(),
                                    [&](const auto& each) { return each.second.file == file->id; });
   if (is_used) return;
@@ -382,7 +399,14 @@ void Clients::answer(Request request, int error, std::span<const std::byte> cont
     return;
   }
   const Request whole = found->second.whole;
+  const bool is_open = found->second.what == What::kOpen;
+  const auto file = files_.find(found->second.file);
   pending_.erase(found);
+  if (is_open && error == 0) {
+    if (file != files_.end() && file->second->machine)
+      return kernel_.opened(request, file->second->machine->state().bytes);
+    error = EIO;
+  }
   if (whole == 0) return kernel_.answer(request, error, contents);
   const auto all = pending_.find(whole);
   if (all == pending_.end()) return;
@@ -400,7 +424,7 @@ void Clients::act(File& file, const action::Notify& one, const Bytes*) {
 void Clients::act(File&, const action::CheckCached&, const Bytes*) {}
 
 void Clients::act(File& file, const action::RefreshSize& one, const Bytes*) {
-  kernel_.resize(file.id, file.machine->state().bytes, one.version);
+  kernel_.resize(file.id, one.version);
 }
 
 void Clients::later(InodeId id, coherence::ClientEvent what) {

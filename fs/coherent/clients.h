@@ -25,7 +25,7 @@ namespace btd::coherent {
 // What the kernel asks for, or says; `request` is what Kernel::answer() names.
 struct Ask {
   enum class What : std::uint8_t {
-    kOpen,       // is_writer
+    kOpen,       // is_writer, is_create: the kernel takes the size from the answer
     kRelease,    // is_writer
     kFill,       // offset, length
     kPageWrite,  // offset, bytes
@@ -47,7 +47,7 @@ struct Ask {
   coherence::Page page = 0;
   std::uint64_t number = 0;
   std::uint32_t opens = 0;
-  bool is_writer = false, is_cached = false;
+  bool is_writer = false, is_create = false, is_cached = false;
   Bytes bytes;
 };
 
@@ -108,10 +108,12 @@ class Clients {
     bool is_attached = false, is_attaching = false;
     bool is_unsure = false;    // pages that are not known may be in the kernel
     bool is_dropping = false;  // all of them: writers wait
+    bool is_sizing = false;    // the kernel takes the size that it was attached with: opens wait
     std::uint32_t opens = 0;
     std::optional<coherence::Client> machine;  // from the first attachment on
     std::deque<Ask> waiting;                   // until then
     std::deque<Ask> writers;                   // while it is dropping all
+    std::deque<Ask> openers;                   // while it is sizing
   };
   using FilePtr = std::shared_ptr<File>;
 
@@ -121,6 +123,7 @@ class Clients {
   void attach_again(InodeId id);
   void say_again(File& file);
   void fail_waiting(File& file, int error);
+  void tell_size_before_opens(File& file);
   void take(File& file, Ask ask);
   void take_page_write(File& file, Ask& ask);
   void take_direct(File& file, Ask& ask);

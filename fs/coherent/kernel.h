@@ -19,13 +19,15 @@ class Kernel {
   // What a request waits for: contents of a fill or a read, else nothing.
   virtual void answer(coherence::Request request, int error,
                       std::span<const std::byte> contents) = 0;
+  // An open succeeded, of a file that has this size now.
+  virtual void opened(coherence::Request request, std::uint64_t bytes) = 0;
   // Drops the page, which may block for as long as other requests do, then looks whether it is
   // cached: Ask::kDropped. `again`: the last attempt did not drop it.
   virtual void drop(InodeId id, coherence::Page page, coherence::Notice notice, bool again) = 0;
   // Drops all pages: Ask::kAllDropped.
   virtual void drop_all(InodeId id) = 0;
-  // Takes the size: Ask::kSized.
-  virtual void resize(InodeId id, std::uint64_t bytes, coherence::Version version) = 0;
+  // Takes the file's size: Ask::kSized.
+  virtual void resize(InodeId id, coherence::Version version) = 0;
 };
 
 }  // namespace btd::coherent

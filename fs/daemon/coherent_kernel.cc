@@ -58,36 +58,47 @@ void CoherentKernel::park(Parked parked, Ask what) {
   node_->ask(std::move(what));
 }
 
+// Nothing if it was answered, or the next worker gets it.
+std::optional<CoherentKernel::Parked> CoherentKernel::taken(coherence::Request request) {
+  const std::scoped_lock lock(mutex_);
+  const auto found = parked_.find(request);
+  if (found == parked_.end()) return std::nullopt;
+  std::optional<Parked> parked = std::move(found->second);
+  parked_.erase(found);
+  if (is_stopped_.load()) parked.reset();
+  return parked;
+}
+
+void CoherentKernel::opened(coherence::Request request, std::uint64_t bytes) {
+  auto parked = taken(request);
+  if (!parked) return;
+  parked->entry.attr.st_size = static_cast<off_t>(bytes);
+  finish_open(*parked);
+}
+
 void CoherentKernel::answer(coherence::Request request, int error,
                             std::span<const std::byte> contents) {
-  Parked parked;
-  {
-    const std::scoped_lock lock(mutex_);
-    const auto found = parked_.find(request);
-    if (found == parked_.end()) return;
-    parked = std::move(found->second);
-    parked_.erase(found);
-  }
-  if (is_stopped_.load()) return;  // the next worker gets it
+  const auto parked = taken(request);
+  if (!parked) return;
   if (error != 0) {
-    fuse_reply_err(parked.req, error);
+    fuse_reply_err(parked->req, error);
     return;
   }
-  switch (parked.kind) {
+  switch (parked->kind) {
     case Parked::Kind::kOpen:
     case Parked::Kind::kCreate:
-      return finish_open(parked);
+      return;  // opened() answers these
     case Parked::Kind::kRead:
-      fuse_reply_buf(parked.req, reinterpret_cast<const char*>(contents.data()), contents.size());
+      fuse_reply_buf(parked->req, reinterpret_cast<const char*>(contents.data()), contents.size());
       return;
     case Parked::Kind::kWrite:
-      fuse_reply_write(parked.req, parked.size);
+      fuse_reply_write(parked->req, parked->size);
       return;
     case Parked::Kind::kPlain:
-      fuse_reply_err(parked.req, 0);
+      fuse_reply_err(parked->req, 0);
       return;
     case Parked::Kind::kThen:
-      elastic_.post([then = std::move(parked.then), req = parked.req] { then(req); });
+      elastic_.post([then = parked->then, req = parked->req] { then(req); });
       return;
   }
 }
@@ -144,7 +155,7 @@ void CoherentKernel::drop_all(InodeId id) {
 // A look-up of the inode, by a name that only the notifier finds: the answer has the size, also
 // where it is larger, which no notification can say. The name is forgotten again, as it would keep
 // the inode; and each is new, as a look-up waits for another of its name.
-void CoherentKernel::resize(InodeId id, std::uint64_t, coherence::Version version) {
+void CoherentKernel::resize(InodeId id, coherence::Version version) {
   const std::uint64_t number = next_name_.fetch_add(1, std::memory_order_relaxed);
   {
     const std::scoped_lock lock(mutex_);

@@ -65,9 +65,10 @@ class CoherentKernel final : public coherent::Kernel {
   void ask(coherent::Ask what) { node_->ask(std::move(what)); }
 
   void answer(coherence::Request request, int error, std::span<const std::byte> contents) override;
+  void opened(coherence::Request request, std::uint64_t bytes) override;
   void drop(InodeId id, coherence::Page page, coherence::Notice notice, bool again) override;
   void drop_all(InodeId id) override;
-  void resize(InodeId id, std::uint64_t bytes, coherence::Version version) override;
+  void resize(InodeId id, coherence::Version version) override;
   // Names in .btd that only the notifier may look up: the number in it; the inode that it stands
   // for; and it was answered.
   static std::optional<std::uint64_t> number_in(std::string_view name);
@@ -82,6 +83,7 @@ class CoherentKernel final : public coherent::Kernel {
   };
 
   void resized(std::uint64_t number);
+  [[nodiscard]] std::optional<Parked> taken(coherence::Request request);
   void finish_open(Parked& parked);
 
   Server* server_ = nullptr;

@@ -37,7 +37,10 @@ fuse_file_info answered(const Server& s, const fuse_file_info& asked) {
 }
 
 void ask_open(Server& s, Parked parked) {
-  const Ask what{.what = Ask::What::kOpen, .file = parked.id, .is_writer = is_writer(parked.fi)};
+  const Ask what{.what = Ask::What::kOpen,
+                 .file = parked.id,
+                 .is_writer = is_writer(parked.fi),
+                 .is_create = parked.kind == Kind::kCreate};
   s.coherent->park(std::move(parked), what);
 }
 

@@ -94,6 +94,23 @@ def mode():
         check(get(c.path(2, 'd/coherent')) == 'coherent', 'the file changed with its directory')
 
 
+def grown():
+    """Who opens a file has the size of that moment, also where it was looked up just before."""
+    with Mounts(2) as c:
+        for i in range(10):
+            at1, at2 = c.paths(f'f{i}')
+            with open(at1, 'wb') as f:
+                f.write(bytes([1] * 4096))
+                f.flush()
+                wait_until(lambda p=at2: os.path.exists(p) and os.stat(p).st_size == 4096, 5, at2)
+                f.write(bytes([2] * 4096))
+            with open(at2, 'r+b' if i % 2 else 'rb') as f:
+                size = os.fstat(f.fileno()).st_size
+                check(size == 8192, f'it has {size} bytes')
+                with mmap.mmap(f.fileno(), 8192, access=mmap.ACCESS_READ) as memory:
+                    check(memory[4096] == 2, 'its second page')
+
+
 def killed():
     """Workers of users and of the home die under programs, which go on."""
     with Mounts(2) as c:
@@ -229,6 +246,6 @@ if __name__ == '__main__':
     if sys.argv[1:2] == ['touch']:
         touch(*sys.argv[2:])
     else:
-        main({'two': two, 'three': three, 'mode': mode, 'killed': killed, 'blocked': blocked,
+        main({'two': two, 'three': three, 'mode': mode, 'grown': grown, 'killed': killed, 'blocked': blocked,
               'all_killed': all_killed, 'node_killed': node_killed,
               'notifier_killed': notifier_killed, 'seen': seen}, timeout=120)
