@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Configures and builds a preset.
 
-# The sanitizers of GCC 12 lose to the address randomisation of newer kernels, and a build runs
+# Some sanitizers lose to the address randomisation of newer kernels, and a build runs
 # tests too: to list their cases.
 NO_ASLR=()
 if setarch --addr-no-randomize true 2>/dev/null; then NO_ASLR=(setarch --addr-no-randomize); fi

@@ -84,19 +84,15 @@ test_sanitizers() {
   end_early_build
   if build_for_tests asan-ubsan; then
     run_ctest "unit suites, asan-ubsan" asan-ubsan "$BTD_JOBS" \
-      --label-exclude "$MOUNT_LABELS|$VM_LABEL|^setup$|$SERVER_LABEL" --exclude-regex "$LONG_TESTS"
+      --label-exclude "$MOUNT_LABELS|$VM_LABEL|^setup$|^fuzzer$|$SERVER_LABEL" --exclude-regex "$LONG_TESTS"
+    # A few seconds for each decoder; `tests/soak/run fuzz` takes as long as it is told.
+    run_ctest "fuzzers" asan-ubsan "$BTD_JOBS" --label-regex '^fuzzer$'
   fi
   if build_for_tests tsan thread_suites; then
     run_ctest "thread suites, tsan" tsan "$BTD_JOBS" \
       --label-exclude "$MOUNT_LABELS|$VM_LABEL|^setup$|$SERVER_LABEL" \
       --tests-regex "$THREAD_TESTS"
   fi
-}
-
-# A few seconds for each decoder; `tests/soak/run fuzz` takes as long as it is told.
-test_fuzzers() {
-  build_for_tests fuzz fuzzers || return 0
-  run_ctest "fuzzers" fuzz "$BTD_JOBS" --label-regex '^fuzzer$'
 }
 
 # Only libbtd and the programs that use it badly: a minute.
@@ -186,7 +182,6 @@ cmd_test() {
   test_release
   test_vm
   test_sanitizers
-  test_fuzzers
   test_memcheck
   check lint "clang-tidy, of what changed lately" tidy_is_clean
   verdict

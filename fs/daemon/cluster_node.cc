@@ -277,7 +277,7 @@ Status ClusterNode::serve(Namespace& names, FileTable& files, bool recovering) {
                                                 .placement = placement_,
                                                 .own = self_.id,
                                                 .connect =
-                                                    [this, engines, locate, homes] {
+                                                    [engines, locate, homes] {
                                                       return std::make_unique<remote::RemoteFiles>(
                                                           engines, locate, kPatience,
                                                           remote::RemoteLimits{}, homes);

@@ -55,7 +55,8 @@ class Mover::Actions final : public cluster::MoveActions {
     BTD_TRY(reserve_patiently(remote));
     BTD_ASSIGN(facts_, remote.attributes(attempt_.id));
     BTD_ASSIGN(const std::uint64_t room, parts_.backing.room());
-    const std::uint64_t needed = is_sparse() ? facts_.st_blocks * 512U : bytes();
+    const std::uint64_t needed =
+        is_sparse() ? static_cast<std::uint64_t>(facts_.st_blocks) * 512U : bytes();
     if (needed <= room) return {};
     return fail(ENOSPC,
                 fmt::format("the file has {} bytes, and there is room for {}", needed, room));

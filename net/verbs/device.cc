@@ -36,7 +36,7 @@ Error device_error(const std::string& what, int code) {
 
 }  // namespace
 
-void Buffer::Free::operator()(std::byte* bytes) const { std::free(bytes); }
+void Buffer::Free::operator()(std::byte* taken) const { std::free(taken); }
 
 Lease::Lease(Lease&& other) noexcept { *this = std::move(other); }
 

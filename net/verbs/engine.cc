@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <span>
 #include <utility>
 
 #include "net/verbs/flush.h"
@@ -207,16 +208,17 @@ std::size_t VerbsEngine::collect() {
   for (std::size_t i = 0; i < kMostBatches; ++i) {
     const int count = ibv_poll_cq(device_->completions(), kBatch, batch.data());
     if (count < 0) is_broken_ = true;
-    for (int k = 0; k < count; ++k) {
-      Arrived arrived{.link = static_cast<std::uint32_t>(batch[k].wr_id >> 32),
-                      .completion = batch[k]};
+    const auto got = static_cast<std::size_t>(std::max(count, 0));
+    for (const ibv_wc& completion : std::span{batch}.first(got)) {
+      Arrived arrived{.link = static_cast<std::uint32_t>(completion.wr_id >> 32),
+                      .completion = completion};
       if (arrived.link == 0) {
-        const auto pair = pairs_.find(batch[k].qp_num);
+        const auto pair = pairs_.find(completion.qp_num);
         arrived.link = pair == pairs_.end() ? 0 : pair->second;
       }
       arrived_.push_back(arrived);
     }
-    if (count > 0) total += static_cast<std::size_t>(count);
+    total += got;
     if (count < kBatch) break;
   }
   return total;

@@ -251,7 +251,8 @@ TEST(BackingGrant, GivesTheAccessOfTheOpenAndNoMore) {
 
 TEST(BackingGrant, RefusesWhereTheViewsWouldDiffer) {
   const std::uint64_t both = handle_of_open(O_RDWR);
-  for (const std::uint32_t type : {S_IFDIR, S_IFLNK, S_IFIFO, S_IFCHR, S_IFBLK, S_IFSOCK})
+  for (const mode_t type :
+       std::initializer_list<mode_t>{S_IFDIR, S_IFLNK, S_IFIFO, S_IFCHR, S_IFBLK, S_IFSOCK})
     EXPECT_EQ(EINVAL, backing_flags(both, type | 0600).error().code);
   EXPECT_EQ(EPERM, backing_flags(both, S_IFREG | S_ISUID | 0755).error().code);
   EXPECT_EQ(EPERM, backing_flags(both, S_IFREG | S_ISGID | 0644).error().code);

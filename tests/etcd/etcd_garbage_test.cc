@@ -157,7 +157,7 @@ TEST(EtcdGarbage, RefusalsOfEveryStatusAreErrors) {
   }
 }
 
-#ifdef __SANITIZE_ADDRESS__
+#ifdef BTD_SANITIZE_address
 constexpr long kMostMemory = 512 << 10;  // KiB; what is freed stays in quarantine, 256 MiB of it
 #else
 constexpr long kMostMemory = 64 << 10;

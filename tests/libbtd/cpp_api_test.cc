@@ -119,12 +119,14 @@ TEST_F(CppApi, ContainersSurviveAReopen) {
 TEST_F(CppApi, ContainersWorkAfterADeathBetweenChanges) {
   crash_in([&] {
     auto* const names = btd::root_or_make<Map<int, String>>(*heap_, "names");
-    for (int i = 0; i < 1000; ++i) names->emplace(i, std::string(i % 60, 'x').c_str());
+    for (int i = 0; i < 1000; ++i)
+      names->emplace(i, std::string(static_cast<std::size_t>(i % 60), 'x').c_str());
   });
   auto* const names = btd::root<Map<int, String>>(*heap_, "names");
   ASSERT_NE(names, nullptr);
   ASSERT_EQ(names->size(), 1000U);
-  for (const auto& [number, name] : *names) EXPECT_EQ(name.size(), number % 60U);
+  for (const auto& [number, name] : *names)
+    EXPECT_EQ(name.size(), static_cast<unsigned>(number) % 60U);
   names->clear();
 }
 

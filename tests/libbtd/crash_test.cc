@@ -240,7 +240,7 @@ TEST_F(SurvivalTest, TransactionsAreWholeWhenKilledAtAnyMoment) {
 }
 
 TEST_F(SurvivalTest, ExitClosesTheHeap) {
-#if defined(__SANITIZE_THREAD__)
+#ifdef BTD_SANITIZE_thread
   GTEST_SKIP() << "ThreadSanitizer's own thread makes every process one of several threads";
 #endif
   EXPECT_EQ(in_child([&] {

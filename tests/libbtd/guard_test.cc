@@ -143,7 +143,7 @@ TEST_F(GuardTest, WhatIsStillAllocatedIsLookedAtWhenTheHeapIsClosed) {
 }
 
 TEST_F(GuardTest, AtExitHeapsAreLookedAtToo) {
-#ifdef __SANITIZE_THREAD__
+#ifdef BTD_SANITIZE_thread
   GTEST_SKIP() << "ThreadSanitizer has a thread of its own: heaps stay open at exit";
 #endif
   close();

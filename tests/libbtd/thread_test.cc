@@ -114,7 +114,7 @@ TEST_F(ThreadTest, ThreadsOpenAndCloseOneHeap) {
 }
 
 TEST_F(ThreadTest, AForkBesideThreadsAtWorkNeitherHangsNorHarms) {
-#if defined(__SANITIZE_THREAD__)
+#ifdef BTD_SANITIZE_thread
   GTEST_SKIP() << "ThreadSanitizer does not support a fork of several threads";
 #endif
   open();

@@ -290,7 +290,7 @@ long resident_kib() {
   return pages * (::sysconf(_SC_PAGESIZE) / 1024);
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(BTD_SANITIZE_address) || defined(BTD_SANITIZE_thread)
 constexpr bool kIsSanitized = true;
 #else
 constexpr bool kIsSanitized = false;
