@@ -70,7 +70,7 @@ test_release() {
 
 # Not under AddressSanitizer, where they take many times as long: of what crashes, what a recovery
 # reads is damaged in other suites, too; and the fuzzers have it.
-readonly LONG_TESTS='^(Heap\w*Crash|MapCrash|FormatCrash|JournalCrash|CoherenceCheck|CoherenceSchedules|NetSchedules|Seeds|Fuzz)\.'
+readonly LONG_TESTS='^(Heap[A-Za-z]*Crash|MapCrash|FormatCrash|JournalCrash|CoherenceCheck|CoherenceSchedules|NetSchedules|Seeds|Fuzz/Seeded)[.]'
 
 # Real servers, whose deadlines a slow program may miss.
 readonly SERVER_LABEL='^net-etcd$'
