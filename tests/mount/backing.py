@@ -69,6 +69,16 @@ def backing_of(fd, where):
     return send(where, ask_message(take_ticket(fd)))
 
 
+def backing_beside_others(fd, where):
+    """As libbtd: a connection that others displaced before it could ask is made again."""
+    for _ in range(5):
+        try:
+            return backing_of(fd, where)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+    raise AssertionError('displaced five times')
+
+
 def refuses(code, call, *arguments):
     try:
         call(*arguments)
@@ -286,7 +296,7 @@ def hostile():
         thread, made = silent(where, 100)
         start = time.monotonic()
         for _ in range(20):
-            os.close(backing_of(f, where))
+            os.close(backing_beside_others(f, where))
             os.stat(b.path('file'))
         say(f'20 descriptors beside 100 silent clients: {(time.monotonic() - start) * 1000:.0f} ms')
         thread.join()
