@@ -2,7 +2,7 @@
 """Runs clang-tidy over the project's sources, those that changed since it last found them clean.
 
 Usage: tidy.py ROOT BUILD JOBS [COMMITS]; with COMMITS only sources that these last commits changed, or that
-are changed now: they or their headers of the same name.
+are changed now: they or their headers of the same name, the MOST that changed last.
 
 A source is clean under a key: the hash of its command line, of .clang-tidy, and of the contents of
 every project file that its compilation read (as ninja recorded it)."""
@@ -19,6 +19,7 @@ ROOT, BUILD, JOBS = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sy
 COMMITS = sys.argv[4] if len(sys.argv) > 4 else None
 CACHE = ROOT / "build" / "tidy-cache.json"
 TIDY = "clang-tidy-19"
+MOST = 40  # ten minutes of a processor
 # What is installed, and what a program links. Tests are judged by what they find.
 PARTS = ("alloc", "fs", "net", "libbtd")
 
@@ -40,7 +41,8 @@ def project_headers():
 
 
 def changed_lately():
-    """Paths without their suffix; None: all. Where the history does not go back so far, it is all of it."""
+    """Paths without their suffix, each with how late it changed, the last with 0; None: all. Where the history
+    does not go back so far, it is all of it."""
     if COMMITS is None:
         return None
     git = ["git", "-C", str(ROOT)]
@@ -52,8 +54,9 @@ def changed_lately():
     now = subprocess.run(
         [*git, "status", "--porcelain", "--no-renames", "-uall"], capture_output=True, text=True, check=True
     )
-    names = log.stdout.splitlines() + [line[3:] for line in now.stdout.splitlines()]
-    return {ROOT / pathlib.Path(name).with_suffix("") for name in names if name}
+    names = [line[3:] for line in now.stdout.splitlines()] + log.stdout.splitlines()
+    paths = [ROOT / pathlib.Path(name).with_suffix("") for name in names if name]
+    return {path: order for order, path in reversed(list(enumerate(paths)))}
 
 
 def key_of(entry, inputs):
@@ -86,10 +89,13 @@ def main():
     for name, entry in entries.items():
         keys[name] = key_of(entry, inputs)
     lately = changed_lately()
-    wanted = [
-        entry for name, entry in entries.items()
-        if lately is None or pathlib.Path(name).with_suffix("") in lately
-    ]
+    wanted = list(entries.values())
+    if lately is not None:
+        order_of = lambda entry: lately.get(pathlib.Path(entry["file"]).with_suffix(""), len(lately))
+        changed = sorted((entry for entry in wanted if order_of(entry) < len(lately)), key=order_of)
+        wanted = changed[:MOST]
+        if len(changed) > MOST:
+            print(f"{len(changed) - MOST} more that changed lately are not looked at; ./bootstrap lint looks at all")
     todo = [entry for entry in wanted if keys[entry["file"]] not in clean]
     print(f"{len(wanted)} sources, {len(wanted) - len(todo)} known to be clean", flush=True)
     bad = set()
