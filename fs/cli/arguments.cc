@@ -5,6 +5,17 @@
 #include <CLI/CLI.hpp>
 
 namespace btd::cli {
+namespace {
+
+// What was named, "cluster", "move", down to the last.
+std::vector<const CLI::App*> named_from(const CLI::App& app) {
+  std::vector<const CLI::App*> named{&app};
+  while (!named.back()->get_subcommands().empty())
+    named.push_back(named.back()->get_subcommands().front());
+  return named;
+}
+
+}  // namespace
 
 void Arguments::required(const char* name, std::string& value, const char* help) {
   app_.add_option(name, value, help)->required();
@@ -47,7 +58,11 @@ void Arguments::commands_are_optional() { app_.require_subcommand(0, 1); }
 
 bool Arguments::given() const { return app_.parsed(); }
 
-std::string Arguments::name() const { return app_.get_name(); }
+std::string Arguments::name() const {
+  std::string all;
+  for (const CLI::App* app : named_from(app_)) all += (all.empty() ? "" : " ") + app->get_name();
+  return all;
+}
 
 Parsed parse_arguments(int argc, char** argv, const char* description, const std::string& version,
                        const std::function<void(Arguments&)>& declare) {
@@ -61,8 +76,9 @@ Parsed parse_arguments(int argc, char** argv, const char* description, const std
   } catch (const CLI::Success& success) {
     return {.exit_code = app.exit(success), .fault = {}};
   } catch (const CLI::ParseError& error) {
-    const std::vector<std::string> rest = app.remaining();
-    const bool other = app.get_subcommands().empty() && !rest.empty() && rest[0][0] != '-';
+    const CLI::App& last = *named_from(app).back();
+    const std::vector<std::string> rest = app.remaining(true);
+    const bool other = last.get_require_subcommand_min() > 0 && !rest.empty() && rest[0][0] != '-';
     return {.exit_code = {},
             .fault = other ? fmt::format("'{}' is no command", rest[0]) : error.what()};
   }

@@ -36,7 +36,7 @@ class Arguments {
   // None of the commands declared so far needs to be given.
   void commands_are_optional();
 
-  // After parsing: whether this command was named.
+  // After parsing: whether this command was named; and what of it was, "cluster move".
   [[nodiscard]] bool given() const;
   [[nodiscard]] std::string name() const;
 

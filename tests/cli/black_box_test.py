@@ -109,6 +109,21 @@ class BlackBox(unittest.TestCase):
             "--frob",
         )
         self.refused(16, "btd: POOL is required; `btd check --help` shows what it takes", "check")
+        self.refused(
+            64,
+            "btd: The following argument was not expected: n2; "
+            "`btd cluster move --help` shows what it takes",
+            "cluster", "move", "/mnt/bartender/file", "n2",
+        )
+        self.refused(
+            64,
+            "btd: N: Value 0 not in range 1 to 9; `btd cluster dev --help` shows what it takes",
+            "cluster", "dev", "0",
+        )
+        self.refused(
+            64, "btd: 'frob' is no command; `btd cluster --help` shows what it takes",
+            "cluster", "frob",
+        )
 
     def test_format_refuses_what_it_cannot_mean(self):
         pool = os.path.join(self.dir, "pool")
