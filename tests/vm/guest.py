@@ -21,6 +21,10 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 # Emulated processors have no secrets to keep from each other, and no entropy to wait for.
 APPEND = ('console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on '
           'no_timer_check tsc=reliable')
+# An emulated kernel may stumble over the code that it patches while another of its processors runs
+# that; it does so before its first process, and nothing of the case has begun.
+BOOTS = 3
+PANIC = 'Kernel panic'
 
 
 def qemu():
@@ -56,11 +60,28 @@ class Guest:
                         f'mem-path={nvdimm},size={size}', '-device', 'nvdimm,memdev=nv']
         else:
             command += ['-machine', 'q35', '-m', f'{memory_mb}M']
+        self.command = [*command, *network]
+        self.boots, self.is_up = 0, False
+        self.boot()
+
+    def boot(self):
+        self.boots += 1
         self.begin = time.monotonic()
-        self.process = subprocess.Popen([*command, *network], stdin=subprocess.DEVNULL,
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        preexec_fn=die_with_parent)
+        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE, preexec_fn=die_with_parent)
         self.buffer = b''
+
+    def boots_again(self):
+        """Whether it ended before it reported anything, and begins anew."""
+        if self.is_up or self.boots == BOOTS:
+            return False
+        words = self.last_words()
+        if PANIC not in words:
+            return False
+        print(f'the kernel panicked before its first process; it is booted again{words}', flush=True)
+        self.kill()
+        self.boot()
+        return True
 
     def __enter__(self):
         return self
@@ -96,6 +117,7 @@ class Guest:
                 self.buffer = rest
                 report = parse(line)
                 if report:
+                    self.is_up = True
                     return report
                 continue
             left = deadline - time.monotonic()
@@ -103,7 +125,7 @@ class Guest:
                 raise Failed(f'the guest said nothing more; it had run for {self.age():.0f} s'
                              + self.last_words())
             more = os.read(self.process.stdout.fileno(), 65536)
-            if not more:
+            if not more and not self.boots_again():
                 return None
             self.buffer += more
 

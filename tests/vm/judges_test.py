@@ -10,9 +10,11 @@ import sys
 import tempfile
 import time
 import unittest
+from unittest import mock
 
 sys.dont_write_bytecode = True
 import cases
+import guest
 import kernel
 import soft_roce
 import verbs_latency
@@ -385,6 +387,43 @@ class ModuleTest(unittest.TestCase):
         self.assertEqual(kernel.depends(head + b'jbd2,crc-16\0rest'), ['jbd2', 'crc_16'])
         self.assertEqual(kernel.depends(head + b'\0rest'), [])
         self.assertEqual(kernel.depends(b'none'), [])
+
+
+class BootTest(unittest.TestCase):
+    """A QEMU whose kernel panics so often before its first process, and then says its words."""
+
+    def guest(self, folder, panics, words):
+        fake = os.path.join(folder, 'qemu')
+        with open(fake, 'w', encoding='utf-8') as f:
+            f.write('#!/bin/sh\nfor word; do case $word in file:*) console=${word#file:};; esac; done\n'
+                    'echo once more >>"$0.boots"\n'
+                    f'if [ "$(wc -l <"$0.boots")" -le {panics} ]; then\n'
+                    f'  echo "Kernel panic - not syncing" >"$console"; else echo "{words}"; fi\n')
+        os.chmod(fake, 0o755)
+        with mock.patch('guest.qemu', lambda: fake):
+            return guest.Guest(folder, mock.Mock(image='kernel'), 'initramfs', {})
+
+    def first_report(self, panics, words='@btd at up'):
+        with tempfile.TemporaryDirectory() as folder, self.guest(folder, panics, words) as booted:
+            return booted.report(time.monotonic() + 30), booted.boots
+
+    def test_boots_again_where_the_kernel_never_got_to_the_case(self):
+        for panics in range(guest.BOOTS):
+            report, boots = self.first_report(panics)
+            self.assertEqual((report.kind, report.name, boots), ('at', 'up', panics + 1))
+
+    def test_does_not_boot_for_ever(self):
+        self.assertEqual(self.first_report(guest.BOOTS), (None, guest.BOOTS))
+
+    def test_only_boots_again_after_a_panic(self):
+        self.assertEqual(self.first_report(0, 'no report'), (None, 1))
+
+    def test_a_case_that_has_begun_is_not_begun_again(self):
+        with tempfile.TemporaryDirectory() as folder, self.guest(folder, 0, '@btd at up') as booted:
+            booted.report(time.monotonic() + 30)
+            with open(booted.console, 'w', encoding='utf-8') as f:
+                f.write('Kernel panic - not syncing')
+            self.assertIsNone(booted.report(time.monotonic() + 30))
 
 
 class CommandTest(unittest.TestCase):
