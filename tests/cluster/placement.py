@@ -256,6 +256,12 @@ def writers(c, name):
     check(seen == wanted, f'{len(seen)} lines instead of {len(wanted)}')
 
 
+def kernels_forget():
+    """What is not open: until then a coherent file is in use at the node."""
+    with open('/proc/sys/vm/drop_caches', 'w') as f:
+        f.write('2')
+
+
 def coherent(c, name):
     """A coherent file moves when no kernel knows it any more; who opens it just then has it."""
     def count(user):
@@ -263,13 +269,9 @@ def coherent(c, name):
         number = int.from_bytes(os.pread(fd, 8, 64 * user.node), 'little')
         os.pwrite(fd, (number + 1).to_bytes(8, 'little'), 64 * user.node)
         os.close(fd)
-
-    def forget():
-        with open('/proc/sys/vm/drop_caches', 'w') as f:
-            f.write('2')  # so that kernels forget what is not open
     os.setxattr(c.path(1, name), 'user.btd.mode', b'coherent')
     at = made_by(c, name, 1, 'file', bytes(8192))
-    users = while_it_moves(c, at, 1.5, count, 30, forget)
+    users = while_it_moves(c, at, 1.5, count, 30, kernels_forget)
     data = read(at(2))
     for user in users:
         number = int.from_bytes(data[64 * user.node:64 * user.node + 8], 'little')
@@ -380,11 +382,15 @@ def drained(c, name):
     rounds = []
 
     def left():
+        kernels_forget()
         rounds.append(cluster(c, 'drain', 'n2', '--json', *with_file(c, 1), code=BUSY))
         return [one['path'] for one in rounds[-1]['not_moved']]
     # What the workers had open that an earlier check killed is held for a while.
-    wait_until(lambda: left() in ([f'/{name}/tree/d1/f0'], [f'/{name}/tree/d1/sub/hard']), 40,
-               'that only the open file is left')
+    try:
+        wait_until(lambda: left() in ([f'/{name}/tree/d1/f0'], [f'/{name}/tree/d1/sub/hard']), 10,
+                   'that only the open file is left')
+    except AssertionError as late:
+        raise AssertionError(f'{late}: {rounds[-1]["not_moved"]}') from late
     check('open at its home' in rounds[-1]['not_moved'][0]['why'], f'{rounds}')
     check(sum(one['moved'] for one in rounds) > 50, f'{rounds}')
     nodes = json.loads(command(c, 'n1', 'nodes', '--json', *with_file(c, 1)).text)['nodes']
