@@ -119,7 +119,10 @@ def killed():
             for kill in range(KILLS):
                 time.sleep(2.5)
                 os.kill(c.worker(2 - kill % 2), signal.SIGKILL)
-            finish(process, 4 * KILLS + 40)
+            try:
+                finish(process, 4 * KILLS + 40)
+            except AssertionError as wrong:
+                raise AssertionError(f'{wrong}; {c.keep_logs()}') from wrong
 
 
 class Toucher:
