@@ -165,8 +165,9 @@ void Homes::enter(InodeId id, File& file, const Arrival& arrival) {
     slot.reset();
   }
   if (slot) {
-    resume(id, file, *slot);
-    return answer_attached(id, file, arrival.node);
+    // First: a new worker has nothing yet that takes what is said again.
+    answer_attached(id, file, arrival.node);
+    return resume(id, file, *slot);
   }
   // A slot whose last change is still being applied is answered for the node that had it.
   const auto is_taken = [&](NodeSlot at) {

@@ -125,6 +125,23 @@ def killed():
                 raise AssertionError(f'{wrong}; {c.keep_logs()}') from wrong
 
 
+def user_killed():
+    """The worker of a user dies again and again, never that of the home: what it was asked to give back
+    when it died it is asked again."""
+    with Mounts(2) as c:
+        process = c.litmus('sharing', 'sharing', 3 * KILLS + 4)
+        for _ in range(2 * KILLS + 1):
+            time.sleep(1.2)
+            c.kill_worker(2)
+            before = c.facts(1)['cluster']['coherent']['home']['grants']
+            wait_until(lambda b=before: c.facts(1)['cluster']['coherent']['home']['grants'] > b + 10, 2,
+                       'pages that go to and fro')
+        try:
+            finish(process, 3 * KILLS + 40)
+        except AssertionError as wrong:
+            raise AssertionError(f'{wrong}; {c.keep_logs()}') from wrong
+
+
 class Toucher:
     """A program that has a file mapped, and loads a byte when it is told to."""
 
@@ -249,6 +266,7 @@ if __name__ == '__main__':
     if sys.argv[1:2] == ['touch']:
         touch(*sys.argv[2:])
     else:
-        main({'two': two, 'three': three, 'mode': mode, 'grown': grown, 'killed': killed, 'blocked': blocked,
+        main({'two': two, 'three': three, 'mode': mode, 'grown': grown, 'killed': killed, 'user_killed': user_killed,
+              'blocked': blocked,
               'all_killed': all_killed, 'node_killed': node_killed,
               'notifier_killed': notifier_killed, 'seen': seen}, timeout=120)
