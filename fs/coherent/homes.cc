@@ -108,12 +108,20 @@ void Homes::told(NodeId node) {
 void Homes::open_for_business() {
   is_recovering_ = false;
   auto early = std::exchange(early_, {});
-  // Who knows what it holds comes first: the others are taken to hold the rest.
-  std::stable_partition(early.begin(), early.end(),
-                        [](const auto& each) { return each.second.words.is_unsure == 0; });
-  for (auto& [id, arrival] : early) {
-    arrival.is_early = true;
-    attach(id, std::move(arrival));
+  // Who knows what it holds comes first: the others are taken to hold the rest. If this node is one
+  // of these it alone is: the others know what they got since their workers died.
+  const auto is_ours = [this](const auto& each) {
+    return each.second.node == own_ && each.second.words.is_unsure != 0;
+  };
+  std::unordered_set<InodeId> ours;
+  for (const auto& each : early)
+    if (is_ours(each)) ours.insert(each.first);
+  std::ranges::stable_sort(early, {}, [&](const auto& each) {
+    return is_ours(each) ? 2 : each.second.words.is_unsure != 0 ? 1 : 0;
+  });
+  for (auto& each : early) {
+    each.second.is_early = is_ours(each) || !ours.contains(each.first);
+    attach(each.first, std::move(each.second));
   }
 }
 
