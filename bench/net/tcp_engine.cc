@@ -34,7 +34,8 @@ namespace btd::net {
 namespace {
 
 constexpr std::size_t kRegionBytes = 16 << 20;
-constexpr Time kPatience = std::chrono::seconds(60);  // also in a guest, whose processors are emulated
+constexpr Time kPatience =
+    std::chrono::seconds(60);  // also in a guest, whose processors are emulated
 
 [[noreturn]] void die(const std::string& what) {
   std::fprintf(stderr, "%s\n", what.c_str());
