@@ -107,21 +107,9 @@ void Homes::told(NodeId node) {
 
 void Homes::open_for_business() {
   is_recovering_ = false;
-  auto early = std::exchange(early_, {});
-  // Who knows what it holds comes first: the others are taken to hold the rest. If this node is one
-  // of these it alone is: the others know what they got since their workers died.
-  const auto is_ours = [this](const auto& each) {
-    return each.second.node == own_ && each.second.words.is_unsure != 0;
-  };
-  std::unordered_set<InodeId> ours;
-  for (const auto& each : early)
-    if (is_ours(each)) ours.insert(each.first);
-  std::ranges::stable_sort(early, {}, [&](const auto& each) {
-    return is_ours(each) ? 2 : each.second.words.is_unsure != 0 ? 1 : 0;
-  });
-  for (auto& each : early) {
-    each.second.is_early = is_ours(each) || !ours.contains(each.first);
-    attach(each.first, std::move(each.second));
+  for (auto& [id, arrival] : std::exchange(early_, {})) {
+    arrival.is_early = true;
+    attach(id, std::move(arrival));
   }
 }
 
@@ -142,6 +130,7 @@ void Homes::open(InodeId id, Arrival arrival) {
       auto arrivals = std::move(opening_[id]);
       opening_.erase(id);
       for (const Arrival& each : arrivals) opened(id, each, *fd);
+      suppose_rest(id, arrivals);
     });
   });
 }
@@ -190,7 +179,6 @@ void Homes::enter(InodeId id, File& file, const Arrival& arrival) {
   files_.used(id);
   file.users.emplace(fresh, User{.node = arrival.node, .mount = arrival.words.mount});
   take_reports(file, fresh, arrival.reports);
-  if (arrival.is_early && arrival.words.is_unsure != 0) suppose(file, fresh);
   step(id, file, event::Attached{fresh});
   answer_attached(id, file, arrival.node);
 }
@@ -216,6 +204,18 @@ void Homes::take_reports(File& file, NodeSlot slot, const Bytes& reports) {
       entry = coherence::shared_with(entry, slot);
     }
   }
+}
+
+// Of what nobody said, an earlier worker may have granted all to who does not know. What others got
+// since their workers died they said, so this node's own word comes first.
+void Homes::suppose_rest(InodeId id, const std::vector<Arrival>& arrivals) {
+  const auto found = open_.find(id);
+  if (found == open_.end()) return;
+  for (const bool is_ours : {true, false})
+    for (const Arrival& each : arrivals) {
+      if (!each.is_early || each.words.is_unsure == 0 || (each.node == own_) != is_ours) continue;
+      if (const auto slot = slot_of(*found->second, each.node)) suppose(*found->second, *slot);
+    }
 }
 
 // All that nobody owns it may own.

@@ -89,6 +89,7 @@ class Homes {
   void take_reports(File& file, coherence::NodeSlot slot, const Bytes& reports);
   void answer_attached(InodeId id, const File& file, NodeId node);
   void open_for_business();
+  void suppose_rest(InodeId id, const std::vector<Arrival>& arrivals);
   static void suppose(File& file, coherence::NodeSlot slot);
   void refuse(InodeId id, NodeId node, const Error& error);
 
