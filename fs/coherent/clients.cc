@@ -377,7 +377,12 @@ void Clients::act(File& file, const action::Send& one, const Bytes*) {
   send_(file.home, std::move(message));
 }
 
-void Clients::act(File&, const action::Answer& one, const Bytes* tail) {
+void Clients::act(File& file, const action::Answer& one, const Bytes* tail) {
+  const auto found = pending_.find(one.request);
+  if (one.error == 0 && found != pending_.end() && found->second.what == What::kOpen) {
+    pending_.erase(found);
+    return kernel_.opened(one.request, file.machine->state().bytes);
+  }
   answer(one.request, one.error, tail != nullptr ? std::span(*tail) : std::span<const std::byte>{});
 }
 
@@ -399,14 +404,7 @@ void Clients::answer(Request request, int error, std::span<const std::byte> cont
     return;
   }
   const Request whole = found->second.whole;
-  const bool is_open = found->second.what == What::kOpen;
-  const auto file = files_.find(found->second.file);
   pending_.erase(found);
-  if (is_open && error == 0) {
-    if (file != files_.end() && file->second->machine)
-      return kernel_.opened(request, file->second->machine->state().bytes);
-    error = EIO;
-  }
   if (whole == 0) return kernel_.answer(request, error, contents);
   const auto all = pending_.find(whole);
   if (all == pending_.end()) return;
