@@ -387,7 +387,7 @@ def drained(c, name):
         return [one['path'] for one in rounds[-1]['not_moved']]
     # What the workers had open that an earlier check killed is held for a while.
     try:
-        wait_until(lambda: left() in ([f'/{name}/tree/d1/f0'], [f'/{name}/tree/d1/sub/hard']), 10,
+        wait_until(lambda: left() in ([f'/{name}/tree/d1/f0'], [f'/{name}/tree/d1/sub/hard']), 40,
                    'that only the open file is left')
     except AssertionError as late:
         raise AssertionError(f'{late}: {rounds[-1]["not_moved"]}') from late

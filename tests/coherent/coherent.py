@@ -44,6 +44,13 @@ class Mounts(Cluster):
         return subprocess.Popen([LITMUS, case, str(seconds), *self.paths(name)],
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
+    def finish(self, process, seconds):
+        """With what the daemons said where it failed."""
+        try:
+            return finish(process, seconds)
+        except AssertionError as wrong:
+            raise AssertionError(f'{wrong}; {self.keep_logs()}') from wrong
+
 
 def finish(process, seconds):
     """What it printed."""
@@ -119,10 +126,7 @@ def killed():
             for kill in range(KILLS):
                 time.sleep(2.5)
                 os.kill(c.worker(2 - kill % 2), signal.SIGKILL)
-            try:
-                finish(process, 4 * KILLS + 40)
-            except AssertionError as wrong:
-                raise AssertionError(f'{wrong}; {c.keep_logs()}') from wrong
+            c.finish(process, 4 * KILLS + 40)
 
 
 def user_killed():
@@ -136,10 +140,7 @@ def user_killed():
             before = c.facts(1)['cluster']['coherent']['home']['grants']
             wait_until(lambda b=before: c.facts(1)['cluster']['coherent']['home']['grants'] > b + 10, 2,
                        'pages that go to and fro')
-        try:
-            finish(process, 3 * KILLS + 40)
-        except AssertionError as wrong:
-            raise AssertionError(f'{wrong}; {c.keep_logs()}') from wrong
+        c.finish(process, 3 * KILLS + 40)
 
 
 class Toucher:
@@ -266,7 +267,6 @@ if __name__ == '__main__':
     if sys.argv[1:2] == ['touch']:
         touch(*sys.argv[2:])
     else:
-        main({'two': two, 'three': three, 'mode': mode, 'grown': grown, 'killed': killed, 'user_killed': user_killed,
-              'blocked': blocked,
-              'all_killed': all_killed, 'node_killed': node_killed,
+        main({'two': two, 'three': three, 'mode': mode, 'grown': grown, 'killed': killed,
+              'user_killed': user_killed, 'blocked': blocked, 'all_killed': all_killed, 'node_killed': node_killed,
               'notifier_killed': notifier_killed, 'seen': seen}, timeout=120)
