@@ -113,11 +113,13 @@ Result<std::uint64_t> found(Pool& pool, MetaStore& store, const Options& options
   BTD_ASSIGN(const Identity cluster, begin(pool, store, options, own));
   BTD_ASSIGN(const std::uint64_t moved, move_rows(pool.meta(), store, progress));
   // Its node is the first, for the ids of its files say so; nobody else can enter yet.
-  BTD_ASSIGN(const Member first, enter(store, {.name = options.node,
-                                               .pool = pool.facts().uuid,
-                                               .address = options.listen,
-                                               .domain = options.domain,
-                                               .capacity = pool.facts().capacity}));
+  BTD_ASSIGN(const Member first, enter(store,
+                                       {.name = options.node,
+                                        .pool = pool.facts().uuid,
+                                        .address = options.listen,
+                                        .domain = options.domain,
+                                        .capacity = pool.facts().capacity},
+                                       Entry::kNewMount));
   BTD_TRY(leave(store, first.id));
   Batch last;
   last.require(cluster_key(), std::nullopt);
@@ -127,7 +129,7 @@ Result<std::uint64_t> found(Pool& pool, MetaStore& store, const Options& options
 }
 
 Result<Member> join(Pool& pool, MetaStore& store, const Options& options,
-                    const std::string& version) {
+                    const std::string& version, Entry entry) {
   const PoolFacts& facts = pool.facts();
   BTD_ASSIGN(const auto there, identity(store));
   if (!there)
@@ -146,12 +148,14 @@ Result<Member> join(Pool& pool, MetaStore& store, const Options& options,
                               facts.path));
     BTD_TRY(mark(pool.meta(), *there));
   }
-  return enter(store, {.name = options.node,
-                       .pool = facts.uuid,
-                       .address = options.listen,
-                       .domain = options.domain,
-                       .capacity = facts.capacity,
-                       .version = version});
+  return enter(store,
+               {.name = options.node,
+                .pool = facts.uuid,
+                .address = options.listen,
+                .domain = options.domain,
+                .capacity = facts.capacity,
+                .version = version},
+               entry);
 }
 
 }  // namespace btd::cluster

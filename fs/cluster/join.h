@@ -33,6 +33,6 @@ Result<std::uint64_t> found(Pool& pool, MetaStore& store, const Options& options
 // Makes the pool's node a member, that is mounted. Errors: ENOENT no cluster is founded there;
 // EINVAL the pool belongs to another, or has files of its own; those of enter().
 Result<Member> join(Pool& pool, MetaStore& store, const Options& options,
-                    const std::string& version);
+                    const std::string& version, Entry entry);
 
 }  // namespace btd::cluster

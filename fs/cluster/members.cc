@@ -32,7 +32,8 @@ std::optional<json> parse_row(std::string_view bytes) {
 std::string to_row(const Member& m) {
   json row = {{"version", kVersion},  {"name", m.name},          {"pool", m.pool},
               {"address", m.address}, {"domain", m.domain},      {"capacity", m.capacity},
-              {"program", m.version}, {"mounted", m.is_mounted}, {"since_ns", m.since_ns}};
+              {"program", m.version}, {"mounted", m.is_mounted}, {"since_ns", m.since_ns},
+              {"mounts", m.mounts}};
   if (m.is_draining) row["draining"] = true;
   if (m.is_removed) row["removed"] = true;
   return row.dump(-1, ' ', true, json::error_handler_t::replace);
@@ -50,6 +51,7 @@ Result<Member> from_row(NodeId id, std::string_view bytes) {
                   .capacity = row->at("capacity").get<std::uint64_t>(),
                   .version = row->at("program").get<std::string>(),
                   .is_mounted = row->at("mounted").get<bool>(),
+                  .mounts = row->value("mounts", std::uint64_t{0}),
                   .is_draining = row->value("draining", false),
                   .is_removed = row->value("removed", false),
                   .since_ns = row->at("since_ns").get<std::int64_t>()};
@@ -86,7 +88,7 @@ Result<std::vector<Member>> all_members(const MetaStore& store) {
   return found;
 }
 
-Result<Member> enter_once(MetaStore& store, Member self) {
+Result<Member> enter_once(MetaStore& store, Member self, Entry entry) {
   BTD_ASSIGN(const std::uint64_t now, epoch(store));
   BTD_ASSIGN(const std::vector<Member> all, all_members(store));
   std::optional<Member> before;
@@ -114,6 +116,7 @@ Result<Member> enter_once(MetaStore& store, Member self) {
     return fail(ENOSPC, "the cluster has as many nodes as it can have");
   self.id = before ? before->id : static_cast<NodeId>(free);
   self.is_mounted = true;
+  self.mounts = (before ? before->mounts : 0) + (entry == Entry::kNewMount ? 1 : 0);
   self.since_ns = Timestamp::now().nanoseconds;
   Batch batch;
   BTD_ASSIGN(const auto row, store.get(member_key(self.id)));
@@ -171,8 +174,8 @@ Result<std::optional<Member>> member(const MetaStore& store, NodeId node) {
   return found.is_removed ? std::nullopt : std::optional(std::move(found));
 }
 
-Result<Member> enter(MetaStore& store, Member self) {
-  return with_retries([&] { return enter_once(store, self); });
+Result<Member> enter(MetaStore& store, Member self, Entry entry) {
+  return with_retries([&] { return enter_once(store, self, entry); });
 }
 
 Status leave(MetaStore& store, NodeId node) {

@@ -30,6 +30,7 @@ struct Member {
   std::uint64_t capacity = 0;  // bytes
   std::string version;         // of the program
   bool is_mounted = false;     // as it said itself
+  std::uint64_t mounts = 0;    // so many so far: the number of the last one
   bool is_draining = false;    // it is to get no new files
   bool is_removed = false;     // it left for good; only its id is still known
   std::int64_t since_ns = 0;   // of its last word
@@ -61,7 +62,8 @@ Result<std::optional<Member>> member(const MetaStore& store, NodeId node);
 // Makes `self` (found again by its pool) a member that is mounted; the value has its id. The epoch
 // moves on if it is new or has another address. Errors: EEXIST another node has its name or its
 // address; ENOSPC there are 65,536 nodes; EINVAL it was removed; those of commit().
-Result<Member> enter(MetaStore& store, Member self);
+enum class Entry { kNewMount, kAgain };  // kAgain: another worker of the mount that entered before
+Result<Member> enter(MetaStore& store, Member self, Entry entry);
 // It is not mounted any more.
 Status leave(MetaStore& store, NodeId node);
 // It is to get no new files, or is again. Errors: ENOENT there is no such node.

@@ -442,12 +442,14 @@ struct Home::Step {
 
   // ---- nodes
 
-  void fence(NodeSlot node, bool may_lose) {
+  enum class Loss { kNone, kOpen, kAccepted };
+
+  void fence(NodeSlot node, Loss loss) {
     state.users = state.users.without(node);
     because(HomeReason::kNodeFenced);
     for_entries(kAllPages, [&](Page page, Entry& at) {
-      if (may_lose && rules.report_lost && is_owner(at, node)) {
-        at.is_lost = true;
+      if (loss != Loss::kNone && rules.report_lost && is_owner(at, node)) {
+        at.is_lost = loss == Loss::kOpen;
         report(Report::What::kPageLost, node, page);
       }
       at = acknowledged(at, node, Rights::kNone);
@@ -494,8 +496,10 @@ struct Home::Step {
   void on(const home_event::Timer&) {}
   void on(const home_event::Attached& event) { state.users = state.users.with(event.node); }
   void on(const home_event::Resumed& event) { tell_again(event.node); }
-  void on(const home_event::Detached& event) { fence(event.node, false); }
-  void on(const home_event::Fenced& event) { fence(event.node, true); }
+  void on(const home_event::Detached& event) { fence(event.node, Loss::kNone); }
+  void on(const home_event::Fenced& event) {
+    fence(event.node, event.is_loss_accepted ? Loss::kAccepted : Loss::kOpen);
+  }
   void on(const home_event::LossAccepted& event) { accept_loss(event.page); }
 };
 

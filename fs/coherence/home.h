@@ -78,6 +78,7 @@ struct Detached {
 // Never before that: until then they load and store as if they were here.
 struct Fenced {
   NodeSlot node = 0;
+  bool is_loss_accepted = false;  // of what it owned, by whoever carries this out: nobody gets EIO
 };
 // Whoever is responsible knows that the last stores to `page` are lost: serve what is here.
 struct LossAccepted {
@@ -116,7 +117,7 @@ struct Report {
     kForeignWriteBack,  // from who does not own the page: it was not stored
     kUnexpectedAck,
     kNotAUser,  // a message of a node that is fenced or was never attached
-    kPageLost,  // its owner was fenced; EIO until the loss is accepted
+    kPageLost,  // its owner was fenced; EIO until the loss is accepted, unless it is already
   } what = What::kNotAUser;
   NodeSlot node = 0;
   Page page = 0;

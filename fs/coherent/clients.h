@@ -60,7 +60,7 @@ class Clients {
   // A file of that home is used: it is to be reached.
   using Reach = std::function<void(NodeId home)>;
 
-  // `mount`: the life of this node's mount.
+  // `mount`: the number of this node's mount.
   Clients(net::Engine& engine, Kernel& kernel, const coherence::Rules& rules, Send send,
           Reach reach, std::uint64_t mount, HomeOf home_of);
   Clients(const Clients&) = delete;

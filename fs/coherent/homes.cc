@@ -238,7 +238,8 @@ void Homes::resume(InodeId id, File& file, NodeSlot slot) {
 void Homes::leave(InodeId id, NodeSlot slot, bool is_fenced) {
   const FilePtr file = open_.at(id);
   if (is_fenced) {
-    step(id, *file, event::Fenced{slot});
+    // As after a crash of one machine: what was not synced is gone, what is here is served.
+    step(id, *file, event::Fenced{.node = slot, .is_loss_accepted = true});
   } else {
     step(id, *file, event::Detached{slot});
   }
@@ -256,12 +257,22 @@ void Homes::close_unused(InodeId id) {
   if (file.users.empty() && file.home.state().transactions.empty()) open_.erase(found);
 }
 
-void Homes::gone(NodeId node) {
+// The word may come late: what attached since is of a later mount.
+void Homes::fence_up_to(NodeId node, std::uint64_t mount) {
   std::vector<std::pair<InodeId, NodeSlot>> left;
   for (const auto& [id, file] : open_)
-    if (const auto slot = slot_of(*file, node)) left.emplace_back(id, *slot);
+    if (const auto slot = slot_of(*file, node); slot && file->users.at(*slot).mount <= mount)
+      left.emplace_back(id, *slot);
   for (const auto& [id, slot] : left) leave(id, slot, true);
+}
+
+void Homes::gone(NodeId node, std::uint64_t mount) {
+  fence_up_to(node, mount);
   told(node);
+}
+
+void Homes::mounted(NodeId node, std::uint64_t mount) {
+  if (mount > 0) fence_up_to(node, mount - 1);
 }
 
 // --- Messages ---
@@ -415,14 +426,6 @@ void Homes::act(InodeId id, File& file, const action::Report& one) {
       ++counts_.lost;
       spdlog::error("file {}: node {} is gone with what it stored last into page {}", id, node,
                     one.page);
-      // As after a crash of one machine: what was not synced is gone, what is here is served.
-      engine_.at(engine_.now(), [this, id, page = one.page, is_ended = is_ended_] {
-        if (*is_ended) return;
-        const auto found = open_.find(id);
-        if (found == open_.end()) return;
-        const FilePtr kept = found->second;
-        step(id, *kept, event::LossAccepted{page});
-      });
       break;
     case action::Report::What::kForeignWriteBack:
       ++counts_.refused;

@@ -3,8 +3,8 @@
 //
 // A user is one node's mount. It comes by Attach and goes by Detach; a lost connection ends
 // nothing, since its kernel loads and stores on: it attaches again, and is told again what was
-// recalled. It is fenced when the cluster says that the node is gone, or when another mount of
-// the node attaches.
+// recalled. It is fenced when the cluster says that the mount is gone, or that there is a later
+// one, or when that attaches.
 // What may block runs on a thread of `workers`. The engine's thread only.
 #pragma once
 
@@ -41,8 +41,10 @@ class Homes {
   void arrived(NodeId node, HomeMessage message);
   // The node said what it holds of every file.
   void told(NodeId node);
-  // The cluster says that it is gone, and that nothing of it runs on.
-  void gone(NodeId node);
+  // The cluster says that its mount of that number ended, and that nothing runs on that used it.
+  void gone(NodeId node, std::uint64_t mount);
+  // The same of all mounts before that one.
+  void mounted(NodeId node, std::uint64_t mount);
 
   struct Counters {
     std::uint64_t files = 0, users = 0, pages = 0;  // now
@@ -84,6 +86,7 @@ class Homes {
   void opened(InodeId id, const Arrival& arrival, Result<UniqueFd>& fd);
   void enter(InodeId id, File& file, const Arrival& arrival);
   void leave(InodeId id, coherence::NodeSlot slot, bool is_fenced);
+  void fence_up_to(NodeId node, std::uint64_t mount);
   void close_unused(InodeId id);
   void resume(InodeId id, File& file, coherence::NodeSlot slot);
   void take_reports(File& file, coherence::NodeSlot slot, const Bytes& reports);

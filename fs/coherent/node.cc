@@ -84,8 +84,12 @@ void Node::drain() {
   }
 }
 
-void Node::gone(NodeId node) {
-  post([this, node] { homes_.gone(node); });
+void Node::gone(NodeId node, std::uint64_t mount) {
+  post([this, node, mount] { homes_.gone(node, mount); });
+}
+
+void Node::mounted(NodeId node, std::uint64_t mount) {
+  post([this, node, mount] { homes_.mounted(node, mount); });
 }
 
 void Node::leave() {

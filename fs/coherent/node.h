@@ -3,7 +3,7 @@
 //
 // It lives on the engine that serves peers: the owner passes on what that engine's handler hears.
 // Each home that is used has a connection that this node opened; homes answer by it.
-// Thread-safety: ask(), gone() and facts() from any thread; all else on the engine's.
+// Thread-safety: ask(), gone(), mounted() and facts() from any thread; all else on the engine's.
 #pragma once
 
 #include <atomic>
@@ -25,7 +25,7 @@ class Node {
   struct Options {
     NodeId own = 0;
     HomeOf home_of = node_of;
-    std::uint64_t mount = 0;     // the life of this node's mount
+    std::uint64_t mount = 0;     // the number of this node's mount
     std::vector<NodeId> former;  // see Homes
     net::Time grace{};           // and how long they have
     coherence::Rules rules;
@@ -42,7 +42,10 @@ class Node {
   ~Node();
 
   void ask(Ask what);
-  void gone(NodeId node);
+  // See Homes.
+  static constexpr std::uint64_t kAllMounts = std::numeric_limits<std::uint64_t>::max();
+  void gone(NodeId node, std::uint64_t mount);
+  void mounted(NodeId node, std::uint64_t mount);
   // The mount has ended: what its kernel had is given back, as far as homes are reached soon.
   void leave();
 

@@ -40,8 +40,8 @@ struct Frame {
 };
 static_assert(sizeof(Frame) == 32);
 
-// "I use the file." `mount`: the life of the node's mount; another one has none of the pages of
-// that before. Tail: PageReport of each page that its kernel may hold. `is_unsure`: it does not
+// "I use the file." `mount`: the number of the node's mount; it has none of the pages of those
+// before. Tail: PageReport of each page that its kernel may hold. `is_unsure`: it does not
 // know which, since the worker that knew died; all that home takes it to hold it may hold.
 struct Attach {
   std::uint64_t mount = 0;

@@ -9,6 +9,7 @@
 
 #include "fs/cluster/health.h"
 #include "fs/cluster/join.h"
+#include "fs/daemon/mappers.h"
 #include "fs/daemon/server.h"
 #include "fs/daemon/status_cluster.h"
 #include "fs/namespace/layout.h"
@@ -38,6 +39,21 @@ Result<std::unique_ptr<net::Engine>> tcp_engine(const net::Security& security, N
   return net::make_tcp_engine(options);
 }
 
+// Before the node is a member again, and its pages others'. Who maps files that are nobody's any
+// more may go on.
+Status end_last_mappers(Pool& pool, MetaStore& store) {
+  std::unique_ptr<Namespace> names;
+  return end_mappers(pool.meta(), pool.facts().path, [&](InodeId id) {
+    if (!names) {
+      auto opened = Namespace::open(store);
+      if (!opened) return false;
+      names = *std::move(opened);
+    }
+    const auto inode = names->get(id);
+    return inode && (inode->flags & kInodeCoherent) != 0;
+  });
+}
+
 }  // namespace
 
 // --- Opening ---
@@ -64,9 +80,13 @@ Result<std::unique_ptr<ClusterNode>> ClusterNode::open(const std::string& file,
   options.etcd.client = pool.facts().uuid;
   options.etcd.own_rows = std::string_view(rows::result_key(0, 0)).substr(0, 1);
   BTD_ASSIGN(auto store, net::EtcdStore::open(options.etcd));
+  const bool is_new = state.header().workers == 0;
+  if (is_new) BTD_TRY(end_last_mappers(pool, *store));
   std::unique_ptr<ClusterNode> node(
       new ClusterNode(file, std::move(options), std::move(store), pool.backing(), state));
-  BTD_ASSIGN(node->self_, cluster::join(pool, node->foreign_, node->options_, version));
+  BTD_ASSIGN(node->self_,
+             cluster::join(pool, node->foreign_, node->options_, version,
+                           is_new ? cluster::Entry::kNewMount : cluster::Entry::kAgain));
   node->draining_.store(node->self_.is_draining);
   node->take_epoch();
   return node;
@@ -99,13 +119,17 @@ void ClusterNode::heard_of_orphan(InodeId id, bool is_orphan) {
   is_orphan ? files_->orphaned(id) : files_->named(id);
 }
 
-// A node that left says so when its kernel has nothing of the mount any more.
+// A node that left says so when its kernel has nothing of the mount any more; one that is mounted
+// anew has ended who mapped what was of the mount before.
 void ClusterNode::heard_of_member(NodeId node, const WatchEvent&) {
   kernel_.then([this, node] {
     if (!serving_.load()) return;
     const auto member = cluster::member(*etcd_, node);
     if (node == self_.id && member && *member) draining_.store((*member)->is_draining);
-    if (member && (!*member || !(*member)->is_mounted)) coherent_->gone(node);
+    if (!member) return;
+    if (!*member) return coherent_->gone(node, coherent::Node::kAllMounts);
+    const std::uint64_t last = (*member)->mounts;
+    (*member)->is_mounted ? coherent_->mounted(node, last) : coherent_->gone(node, last);
   });
 }
 
@@ -224,7 +248,7 @@ coherent::Node::Options ClusterNode::coherent_options() {
   const bool is_first = state_.header().workers == 0;
   return {.own = self_.id,
           .home_of = home_of(),
-          .mount = state_.header().session,
+          .mount = self_.mounts,
           .former = former_users(),
           .grace = is_first ? kFirstGrace : kGrace,
           .rules = {},

@@ -18,6 +18,7 @@
 #include "fs/daemon/lock_requests.h"
 #include "fs/daemon/log.h"
 #include "fs/daemon/loop.h"
+#include "fs/daemon/mappers.h"
 #include "fs/daemon/mounting.h"
 #include "fs/daemon/notifier_client.h"
 #include "fs/daemon/ops_coherent.h"
@@ -195,6 +196,7 @@ class Worker {
     session_ = new_session(*server_);
     server_->session = session_;
     if (cluster_) {
+      BTD_TRY(note_mount(pool_->meta(), args_.mountpoint));
       server_->cluster = cluster_.get();
       server_->remote = &cluster_->remote();
       notifier_ =
@@ -350,11 +352,18 @@ class Worker {
     }
     if (notifier_) notifier_->stop();
     if (cluster_) cluster_->end(!is_replaced_);
+    if (cluster_ && !is_replaced_) forget_mount_note();
     files_.reset();
     const Status closed = pool_->close();
     if (!closed) spdlog::error("closing the pool: {}", closed.error().message);
     if (connection_ended_ && supervised_) (void)send_control(args_.control_fd, Word::kEnded);
     return closed ? 0 : 1;
+  }
+
+  // Nothing of it is left in the kernel that another node could get.
+  void forget_mount_note() {
+    if (auto forgotten = forget_mount(pool_->meta()); !forgotten)
+      spdlog::warn("noting in the pool that it is unmounted: {}", forgotten.error().message);
   }
 
   const WorkerArgs& args_;

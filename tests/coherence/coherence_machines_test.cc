@@ -115,6 +115,15 @@ TEST_F(HomeTest, WhatAFencedNodeOwnedIsAnErrorUntilTheLossIsAccepted) {
   EXPECT_EQ(sent<Grant>(owns(1, 7, 1s)).at(0).second.rights, Rights::kOwned);
 }
 
+TEST_F(HomeTest, WhoWaitsForAFencedNodeGetsWhatIsHereIfTheLossIsAccepted) {
+  owns(0, 7, 0s);
+  EXPECT_TRUE(sent<Grant>(owns(1, 7, 1s)).empty());
+  const HomeOutput fenced = home_.on(home_event::Fenced{.node = 0, .is_loss_accepted = true}, 2s);
+  EXPECT_EQ(actions<home_action::Report>(fenced).at(0).page, 7U);
+  EXPECT_EQ(sent<Grant>(fenced).at(0).second.error, 0);
+  EXPECT_EQ(sent<Grant>(fenced).at(0).second.rights, Rights::kOwned);
+}
+
 TEST_F(HomeTest, MoreTransactionsThanTheLimitAreRefused) {
   limits_.transactions = 1;
   owns(0, 7, 0s);

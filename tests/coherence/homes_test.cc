@@ -178,5 +178,30 @@ TEST_F(HomesTest, WhatWasAskedIsAskedAgainBehindTheAnswer) {
   EXPECT_LT(said<wire::Attached>(kUser)[0], said<coherence::Recall>(kUser)[0]);
 }
 
+// The mount of kUser has the number kUser (attach()).
+TEST_F(HomesTest, WhoWaitsForAMountThatEndedIsServedWhenALaterOneIsKnown) {
+  attach(kUser, false, {holding(0, Rights::kOwned)});
+  attach(kThird, false);
+  all_told();
+  homes_.arrived(kThird, {.file = kFile,
+                          .words = coherence::Acquire{.page = 0, .rights = Rights::kOwned},
+                          .tail = {}});
+  const auto granted = [&] { return !said<coherence::Grant>(kThird).empty(); };
+  network_.run_until(granted, std::chrono::seconds(1));
+  homes_.mounted(kUser, kUser);
+  EXPECT_FALSE(granted()) << "it is the mount that has the page";
+  homes_.mounted(kUser, kUser + 1);
+  EXPECT_TRUE(granted());
+}
+
+TEST_F(HomesTest, AWordOfAnEarlierMountEndsNoLaterOne) {
+  attach(kUser, false, {holding(0, Rights::kOwned), holding(1, Rights::kOwned)});
+  all_told();
+  homes_.gone(kUser, kUser - 1);
+  EXPECT_TRUE(writes_back(kUser, 0));
+  homes_.gone(kUser, kUser);
+  EXPECT_FALSE(writes_back(kUser, 1));
+}
+
 }  // namespace
 }  // namespace btd::coherent

@@ -233,6 +233,33 @@ def node_killed():
             check(f.read(4097)[4096] == 2, 'the file after a new mount')
 
 
+def mappers():
+    """All processes of a node are killed, and programs still map its files: who maps a coherent one ends
+    before another node gets its pages, who maps a file of its own pool goes on."""
+    with Mounts(2) as c:
+        for node, name in ((1, ('d', 'kept')), (2, ('plain',))):
+            with open(c.path(node, *name), 'wb') as f:
+                f.write(bytes([1] * 4096))
+        wait_until(lambda: os.path.exists(c.path(2, 'd', 'kept')), 5, 'the file')
+        program, other = Toucher(c.path(2, 'd', 'kept'), 4096), Toucher(c.path(2, 'plain'), 4096)
+        for each in (program, other):
+            each.begin(0)
+            check(each.value() == 1, 'the page')
+        c.must('kill', 'n2')
+        for each in (program, other):
+            each.begin(0)
+            check(each.value() == 1, 'a page that the kernel has')
+        c.must('start', 'n2')
+        check(program.process.poll() is not None, 'a program goes on with what other nodes get')
+        check(program.end() == -signal.SIGKILL, 'it ended by itself')
+        with open(c.path(1, 'd', 'kept'), 'r+b') as f, mmap.mmap(f.fileno(), 4096) as memory:
+            memory[0] = 3
+        with open(c.path(2, 'd', 'kept'), 'rb') as f:
+            check(f.read(1) == b'\3', 'the file after a new mount')
+        other.begin(0)
+        check(other.value() == 1 and other.end() == 0, 'who maps its own file ended too')
+
+
 def notifier_killed():
     """Notifiers die under programs: each is replaced, and after too many the worker does without."""
     with Mounts(2) as c:
@@ -269,4 +296,4 @@ if __name__ == '__main__':
     else:
         main({'two': two, 'three': three, 'mode': mode, 'grown': grown, 'killed': killed,
               'user_killed': user_killed, 'blocked': blocked, 'all_killed': all_killed, 'node_killed': node_killed,
-              'notifier_killed': notifier_killed, 'seen': seen}, timeout=120)
+              'mappers': mappers, 'notifier_killed': notifier_killed, 'seen': seen}, timeout=120)

@@ -13,6 +13,7 @@
 #include "fs/daemon/backing_grant.h"
 #include "fs/daemon/companion.h"
 #include "fs/daemon/daemon.h"
+#include "fs/daemon/mappers.h"
 #include "fs/daemon/metrics.h"
 #include "fs/daemon/mounting.h"
 #include "fs/daemon/space.h"
@@ -299,6 +300,46 @@ TEST(Tickets, KeepTheLatest) {
   EXPECT_FALSE(tickets.take({{1, 1}}, 0));
   for (std::uint64_t i = 2; i <= Tickets::kMost + 1; ++i)
     EXPECT_EQ(i, tickets.take({{i, i}}, 0).value_or(Grant{}).id);
+}
+
+TEST(Mappers, FindsWhatIsMappedOfADevice) {
+  const std::string maps =
+      "00400000-00401000 r-xp 00000000 fe:00 17     /usr/bin/program\n"
+      "7f0000000000-7f0000200000 rw-s 00001000 00:2a 4503599627370497    /mnt/a name (deleted)\n"
+      "7f0000200000-7f0000201000 rw-s 00000000 01:2a 5 /dev/other\n"
+      "7f0000300000-7f0000301000 rw-s 00000000 00:12a 6 /mnt/other\n"
+      "7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0    [stack]\n"
+      "no line of maps\n";
+  const auto ranges = ranges_of_device(maps, 0x2a);
+  ASSERT_EQ(1U, ranges.size());
+  EXPECT_EQ(0x7f0000000000U, ranges[0].begin);
+  EXPECT_EQ(0x7f0000200000U, ranges[0].end);
+  EXPECT_EQ(4503599627370497U, ranges[0].inode);
+  EXPECT_EQ(1U, ranges_of_device(maps, 0x12a).size());
+}
+
+TEST(Mappers, KnowsAMountByItsDeviceAndItsPool) {
+  const std::string table =
+      "22 1 254:0 / / rw - ext4 /dev/vda rw\n"
+      "40 22 0:42 / /mnt/bartender rw,relatime shared:7 - fuse.bartender /srv/my\\040pool "
+      "rw,user_id=0\n"
+      "41 22 0:43 / /mnt/b rw - fuse.sshfs /srv/pool rw\n";
+  EXPECT_TRUE(lists_mount(table, 42, "/srv/my pool"));
+  EXPECT_FALSE(lists_mount(table, 4, "/srv/my pool"));
+  EXPECT_FALSE(lists_mount(table, 42, "/srv/my"));
+  EXPECT_FALSE(lists_mount(table, 43, "/srv/pool"));
+}
+
+TEST(Mappers, ANoteComesBackAndNothingElseIsOne) {
+  const MountNote note{.boot = "b", .device = 42, .mount = std::uint64_t{1} << 40};
+  const auto back = MountNote::from_row(note.to_row());
+  ASSERT_TRUE(back.has_value());
+  EXPECT_EQ("b", back->boot);
+  EXPECT_EQ(42U, back->device);
+  EXPECT_EQ(note.mount, back->mount);
+  for (const char* text : {"", "{}", "[1]", R"({"boot":"b","device":-1,"mount":1})",
+                           R"({"boot":1,"device":1,"mount":1})"})
+    EXPECT_FALSE(MountNote::from_row(text).has_value()) << text;
 }
 
 }  // namespace

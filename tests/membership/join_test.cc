@@ -89,7 +89,7 @@ TEST_F(Joining, TheFoundersNamesAreAllThereAndThePoolIsNoLongerAlone) {
   const Status alone = judge_alone(first->meta(), "a");
   ASSERT_FALSE(alone);
   EXPECT_NE(alone.error().message.find("--cluster"), std::string::npos);
-  const auto self = join(*first, etcd_, options("n1"), "v");
+  const auto self = join(*first, etcd_, options("n1"), "v", Entry::kNewMount);
   ASSERT_TRUE(self) << self.error().message;
   EXPECT_EQ(self->id, 0) << "the ids of its files say that node 0 is their home";
   const auto again = found(*first, etcd_, options("n1"), {});
@@ -114,32 +114,32 @@ TEST_F(Joining, AnInterruptedFoundingGoesOn) {
     is_done = found(*first, mortal, options("n1"), {}).has_value();
     EXPECT_EQ(is_done, identity(etcd)->has_value()) << commits;
     if (!is_done) {
-      EXPECT_FALSE(join(*first, etcd, options("n1"), "v"));
+      EXPECT_FALSE(join(*first, etcd, options("n1"), "v", Entry::kNewMount));
       const auto second = found(*first, etcd, options("n1"), {});
       ASSERT_TRUE(second) << second.error().message;
     }
     for (const auto& [key, value] : before) EXPECT_EQ(*etcd.get(key), value);
-    ASSERT_EQ(join(*first, etcd, options("n1"), "v")->id, 0);
+    ASSERT_EQ(join(*first, etcd, options("n1"), "v", Entry::kNewMount)->id, 0);
   }
 }
 
 TEST_F(Joining, AFreshPoolJoinsAndOneWithFilesDoesNot) {
   const auto first = pool("a"), second = pool("b"), third = pool("c");
-  const auto early = join(*second, etcd_, options("n2"), "v");
+  const auto early = join(*second, etcd_, options("n2"), "v", Entry::kNewMount);
   ASSERT_FALSE(early);
   EXPECT_EQ(early.error().code, ENOENT);
   EXPECT_NE(early.error().message.find("btd cluster init"), std::string::npos);
   ASSERT_TRUE(found(*first, etcd_, options("n1"), {}));
-  const auto joined = join(*second, etcd_, options("n2"), "v");
+  const auto joined = join(*second, etcd_, options("n2"), "v", Entry::kNewMount);
   ASSERT_TRUE(joined) << joined.error().message;
   EXPECT_EQ(joined->id, 1);
-  EXPECT_EQ(join(*second, etcd_, options("n2"), "v")->id, 1);
+  EXPECT_EQ(join(*second, etcd_, options("n2"), "v", Entry::kNewMount)->id, 1);
   {
     const auto names = Namespace::open(third->meta());
     ASSERT_TRUE(names);
     add_file(**names, "mine");
   }
-  const auto refused = join(*third, etcd_, options("n3"), "v");
+  const auto refused = join(*third, etcd_, options("n3"), "v", Entry::kNewMount);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, EINVAL);
   EXPECT_TRUE(judge_alone(third->meta(), "c")) << "it was taken although it was refused";
@@ -150,7 +150,7 @@ TEST_F(Joining, APoolOfOneClusterIsOfNoOther) {
   ASSERT_TRUE(found(*first, etcd_, options("n1"), {}));
   MemoryStore other;
   ASSERT_TRUE(found(*second, other, options("n1"), {}));
-  const auto refused = join(*second, etcd_, options("n2"), "v");
+  const auto refused = join(*second, etcd_, options("n2"), "v", Entry::kNewMount);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, EINVAL);
   const auto twice = found(*second, etcd_, options("n2"), {});

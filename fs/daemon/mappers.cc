@@ -1,0 +1,228 @@
+#include "fs/daemon/mappers.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <charconv>
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+#include <thread>
+
+#include "alloc/unique_fd.h"
+#include "fs/daemon/mounting.h"
+#include "fs/namespace/layout.h"
+
+namespace btd {
+
+namespace {
+
+using nlohmann::json;
+using std::chrono::steady_clock;
+
+constexpr auto kPatience = std::chrono::seconds(10);
+constexpr auto kPause = std::chrono::milliseconds(10);
+constexpr unsigned kUniqueMountId =
+    0x4000;  // STATX_MNT_ID_UNIQUE, newer than the C library's header
+
+rows::Key note_key() { return rows::Key('m').name("mount"); }
+
+// Empty if it is not there, or may not be read.
+std::string text_of(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+std::string boot_id() {
+  std::string id = text_of("/proc/sys/kernel/random/boot_id");
+  if (id.ends_with('\n')) id.pop_back();
+  return id;
+}
+
+// Asks no file system: it might be one that does not answer. 0: the kernel does not tell.
+std::uint64_t mount_of(const std::string& path) {
+  struct statx found{};
+  if (::statx(AT_FDCWD, path.c_str(), AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, kUniqueMountId,
+              &found) != 0 ||
+      (found.stx_mask & kUniqueMountId) == 0)
+    return 0;
+  return found.stx_mnt_id;
+}
+
+// As the kernel writes a name in its tables of mounts.
+std::string escaped(std::string_view name) {
+  std::string out;
+  for (const char c : name) {
+    if (std::strchr(" \t\n\\#", c) != nullptr && c != '\0')
+      out += fmt::format("\\{:03o}", static_cast<unsigned char>(c));
+    else
+      out += c;
+  }
+  return out;
+}
+
+// Programs of the noted mount.
+class Mappers {
+ public:
+  Mappers(const MountNote& note, const std::string& source,
+          const std::function<bool(InodeId)>& is_coherent)
+      : note_(note), source_(source), is_coherent_(is_coherent) {}
+
+  // Ends all that it finds; the value is one of them, as a sentence names it. None: nullopt.
+  Result<std::optional<std::string>> end_all() {
+    std::optional<std::string> one;
+    std::error_code error;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
+      const std::string name = entry.path().filename();
+      pid_t pid = 0;
+      const auto [end, wrong] = std::from_chars(name.data(), name.data() + name.size(), pid);
+      if (wrong != std::errc{} || end != name.data() + name.size()) continue;
+      BTD_ASSIGN(const bool found, end_one(pid));
+      if (found) one = described(pid);
+    }
+    return one;
+  }
+
+ private:
+  // The descriptor comes first: by it no other process that got the number later can be met.
+  Result<bool> end_one(pid_t pid) {
+    const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    if (!process || !maps_some(pid)) return false;
+    if (::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0) == 0) {
+      if (told_.insert(pid).second)
+        spdlog::warn("{} has coherent files of the mount mapped that ended before; it is killed",
+                     described(pid));
+      return true;
+    }
+    if (errno == ESRCH) return false;
+    return fail(errno, fmt::format("{} has coherent files of the mount mapped that ended before, "
+                                   "and may not be ended by this user; end it",
+                                   described(pid)));
+  }
+
+  bool maps_some(pid_t pid) const {
+    const std::string process = fmt::format("/proc/{}", pid);
+    for (const MappedRange& range : ranges_of_device(text_of(process + "/maps"), note_.device))
+      if (is_of_mount(process, range) && is_coherent_(range.inode)) return true;
+    return false;
+  }
+
+  // Or of another one that has the device's number now. One that was detached stands in no table,
+  // one that was cloned into another namespace has another number there.
+  bool is_of_mount(const std::string& process, const MappedRange& range) const {
+    const std::string file = fmt::format("{}/map_files/{:x}-{:x}", process, range.begin, range.end);
+    return (note_.mount != 0 && mount_of(file) == note_.mount) ||
+           lists_mount(text_of(process + "/mountinfo"), note_.device, source_);
+  }
+
+  static std::string described(pid_t pid) {
+    std::string name = text_of(fmt::format("/proc/{}/comm", pid));
+    if (name.ends_with('\n')) name.pop_back();
+    return fmt::format("process {} ({})", pid, name);
+  }
+
+  const MountNote& note_;
+  const std::string& source_;
+  const std::function<bool(InodeId)>& is_coherent_;
+  std::set<pid_t> told_;
+};
+
+}  // namespace
+
+std::string MountNote::to_row() const {
+  return json{{"boot", boot}, {"device", device}, {"mount", mount}}.dump();
+}
+
+std::optional<MountNote> MountNote::from_row(std::string_view row) {
+  const auto parsed = json::parse(row, nullptr, false);
+  if (!parsed.is_object()) return std::nullopt;
+  const auto boot = parsed.find("boot"), device = parsed.find("device"),
+             mount = parsed.find("mount");
+  if (boot == parsed.end() || device == parsed.end() || mount == parsed.end() ||
+      !boot->is_string() || !device->is_number_unsigned() || !mount->is_number_unsigned())
+    return std::nullopt;
+  return MountNote{boot->get<std::string>(), device->get<unsigned>(), mount->get<std::uint64_t>()};
+}
+
+std::vector<MappedRange> ranges_of_device(std::string_view maps, unsigned device) {
+  std::vector<MappedRange> ranges;
+  const std::string wanted = fmt::format("00:{:02x}", device);
+  std::istringstream lines{std::string(maps)};
+  for (std::string line; std::getline(lines, line);) {
+    // begin-end rights offset major:minor inode path
+    std::istringstream fields(line);
+    MappedRange range;
+    char dash = 0;
+    std::string rights, offset, where;
+    fields >> std::hex >> range.begin >> dash >> range.end >> rights >> offset >> where >>
+        std::dec >> range.inode;
+    if (fields && where == wanted) ranges.push_back(range);
+  }
+  return ranges;
+}
+
+bool lists_mount(std::string_view mountinfo, unsigned device, std::string_view source) {
+  const std::string where = fmt::format("0:{}", device);
+  const std::string what = fmt::format("fuse.bartender {}", escaped(source));
+  std::istringstream lines{std::string(mountinfo)};
+  for (std::string line; std::getline(lines, line);) {
+    // id parent major:minor root directory options [optional fields] - type source super-options
+    std::istringstream fields(line);
+    std::string id, parent, found;
+    fields >> id >> parent >> found;
+    const std::size_t dash = line.find(" - ");
+    if (fields && found == where && dash != std::string::npos &&
+        (line.substr(dash + 3) + ' ').starts_with(what + ' '))
+      return true;
+  }
+  return false;
+}
+
+Status note_mount(MetaStore& pool, const std::string& mountpoint) {
+  const MountNote note{boot_id(), connection_number(mountpoint), mount_of(mountpoint)};
+  if (note.device == 0) return fail(ENODEV, mountpoint + " is not among the mounts");
+  BTD_ASSIGN(const auto before, pool.get(note_key()));
+  if (before == note.to_row()) return {};
+  Batch batch;
+  batch.put(note_key(), note.to_row());
+  return pool.commit(batch);
+}
+
+Status forget_mount(MetaStore& pool) {
+  BTD_ASSIGN(const auto before, pool.get(note_key()));
+  if (!before) return {};
+  Batch batch;
+  batch.erase(note_key());
+  return pool.commit(batch);
+}
+
+Status end_mappers(const MetaStore& pool, const std::string& source,
+                   const std::function<bool(InodeId)>& is_coherent) {
+  BTD_ASSIGN(const auto row, pool.get(note_key()));
+  if (!row) return {};
+  const auto note = MountNote::from_row(*row);
+  if (!note || note->boot != boot_id()) return {};
+  Mappers mappers(*note, source, is_coherent);
+  for (const auto until = steady_clock::now() + kPatience;;) {
+    BTD_ASSIGN(const auto one, mappers.end_all());
+    if (!one) return {};
+    if (steady_clock::now() >= until)
+      return fail(EBUSY, *one +
+                             " has coherent files of the mount mapped that ended before, and "
+                             "does not end; see what it waits for, and mount again");
+    std::this_thread::sleep_for(kPause);
+  }
+}
+
+}  // namespace btd
