@@ -125,15 +125,13 @@ Status write_cluster_file(const State& state, const Host& node) {
 
 std::optional<MountEntry> uppermost_at(const std::string& path) {
   std::optional<MountEntry> found;
-  const Result<std::string> table = read_file("/proc/self/mountinfo");
-  if (!table) return found;
-  for (MountEntry& mount : parse_mountinfo(*table))
+  for (MountEntry& mount : mounts_now())
     if (mount.directory == path) found = std::move(mount);
   return found;
 }
 
 bool is_mount_of(const State& state, const Host& node, const MountEntry& mount) {
-  return mount.type == kFileSystemType && mount.source == state.pool(node);
+  return mount.is_of_pool(state.pool(node));
 }
 
 bool is_pool_in_ram(const MountEntry& mount) {

@@ -46,8 +46,7 @@ Status end_processes(State& state) {
 
 // Nothing is removed through a mount.
 Status check_unmounted(const std::string& directory) {
-  BTD_ASSIGN(const std::string table, read_file("/proc/self/mountinfo"));
-  for (const MountEntry& mount : parse_mountinfo(table))
+  for (const MountEntry& mount : mounts_now())
     if (mount.directory == directory || mount.directory.starts_with(directory + "/"))
       return fail(EBUSY, fmt::format("{} is mounted at {} and is not of this cluster; unmount it, "
                                      "then stop again",

@@ -9,11 +9,16 @@
 #include "fs/cli/config.h"
 #include "fs/cli/paths.h"
 #include "fs/cli/version.h"
+#include "fs/pool/mount_table.h"
 
 namespace btd::cli {
 namespace {
 
-Status check_mountpoint(const std::string& directory) {
+// A mount of the pool itself that is left there is the supervisor's, which has the pool's lock: to
+// look at it might be to wait for an answer that nobody gives.
+Status check_mountpoint(const std::string& directory, const std::string& pool) {
+  for (const MountEntry& mount : mounts_now())
+    if (mount.directory == directory && mount.is_of_pool(pool)) return {};
   struct stat info{};
   if (::stat(directory.c_str(), &info) != 0) {
     const int code = errno;
@@ -51,7 +56,7 @@ Result<int> mount_pool(MountOptions options, const std::optional<std::string>& c
   }
   BTD_ASSIGN(options.pool, absolute_path(options.pool));
   BTD_ASSIGN(options.mountpoint, absolute_path(options.mountpoint));
-  BTD_TRY(check_mountpoint(options.mountpoint));
+  BTD_TRY(check_mountpoint(options.mountpoint, options.pool));
   BTD_TRY(check_fuse_device());
   std::optional<std::string> reread = config;
   if (reread) {

@@ -2,39 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cstdlib>
-#include <iterator>
 #include <memory>
-#include <sstream>
 
 #include "fs/cli/paths.h"
 
 namespace btd::cli {
 namespace {
-
-bool is_octal(char c) { return c >= '0' && c <= '7'; }
-
-// The kernel writes blanks and backslashes of a path as \ooo.
-std::string unescape(std::string_view field) {
-  std::string out;
-  for (std::size_t i = 0; i < field.size(); ++i) {
-    if (field[i] == '\\' && i + 3 < field.size() && is_octal(field[i + 1]) &&
-        is_octal(field[i + 2]) && is_octal(field[i + 3])) {
-      out += static_cast<char>((field[i + 1] - '0') * 64 + (field[i + 2] - '0') * 8 +
-                               (field[i + 3] - '0'));
-      i += 3;
-    } else {
-      out += field[i];
-    }
-  }
-  return out;
-}
-
-std::vector<std::string> fields_of(const std::string& line) {
-  std::istringstream stream(line);
-  return {std::istream_iterator<std::string>(stream), std::istream_iterator<std::string>()};
-}
 
 bool is_within(std::string_view path, std::string_view directory) {
   if (directory == "/") return true;
@@ -50,19 +24,6 @@ std::string resolve(const std::string& path) {
 }
 
 }  // namespace
-
-std::vector<MountEntry> parse_mountinfo(std::string_view text) {
-  std::vector<MountEntry> mounts;
-  std::istringstream lines{std::string(text)};
-  for (std::string line; std::getline(lines, line);) {
-    // id parent major:minor root directory options [optional fields] - type source super-options
-    const std::vector<std::string> fields = fields_of(line);
-    const auto dash = std::find(fields.begin(), fields.end(), "-");
-    if (dash - fields.begin() < 6 || fields.end() - dash < 3) continue;
-    mounts.push_back({unescape(fields[4]), dash[1], unescape(dash[2]), fields[5]});
-  }
-  return mounts;
-}
 
 Result<MountEntry> choose_mount(const std::vector<MountEntry>& mounts,
                                 const std::optional<std::string>& path) {
@@ -94,8 +55,7 @@ Result<MountEntry> choose_mount(const std::vector<MountEntry>& mounts,
 }
 
 Result<MountEntry> find_mount(const std::optional<std::string>& path) {
-  BTD_ASSIGN(const std::string text, read_file("/proc/self/mountinfo"));
-  const std::vector<MountEntry> mounts = parse_mountinfo(text);
+  const std::vector<MountEntry> mounts = mounts_now();
   if (!path) return choose_mount(mounts, path);
   // A mount point is named as it is: resolving it would need an answer from its daemon.
   for (const MountEntry& mount : mounts) {

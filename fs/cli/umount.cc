@@ -35,6 +35,14 @@ Status unmount(const std::string& directory) {
   return fail(code, fmt::format("{} cannot be unmounted: {}", directory, error_text(code)));
 }
 
+// Whose daemon is gone: a plain unmount might wait for it. False: it has one.
+bool detach_dead(const MountEntry& mount) {
+  const Result<PoolLock> lock = PoolLock::acquire(mount.source);
+  if (!lock || end_dead_mounts(mount.source).empty()) return false;
+  fmt::print(stderr, "{} had no daemon any more; it is detached\n", mount.directory);
+  return true;
+}
+
 // The daemon holds the pool's lock until it has closed it.
 Status wait_for_close(const std::string& pool) {
   const auto deadline = std::chrono::steady_clock::now() + kPatience;
@@ -61,8 +69,10 @@ class UmountCommand : public Command {
 
   Result<int> run(const Globals&) override {
     BTD_ASSIGN(const MountEntry mount, find_mount(directory_));
-    BTD_TRY(unmount(mount.directory));
-    BTD_TRY(wait_for_close(mount.source));
+    if (!detach_dead(mount)) {
+      BTD_TRY(unmount(mount.directory));
+      BTD_TRY(wait_for_close(mount.source));
+    }
     if (pool_) BTD_TRY(Pool::detach(mount.source));
     return kExitOk;
   }

@@ -8,10 +8,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <chrono>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -23,6 +23,7 @@
 #include "alloc/unique_fd.h"
 #include "fs/daemon/mounting.h"
 #include "fs/namespace/layout.h"
+#include "fs/pool/mount_table.h"
 
 namespace btd {
 
@@ -58,18 +59,6 @@ std::uint64_t mount_of(const std::string& path) {
       (found.stx_mask & kUniqueMountId) == 0)
     return 0;
   return found.stx_mnt_id;
-}
-
-// As the kernel writes a name in its tables of mounts.
-std::string escaped(std::string_view name) {
-  std::string out;
-  for (const char c : name) {
-    if (std::strchr(" \t\n\\#", c) != nullptr && c != '\0')
-      out += fmt::format("\\{:03o}", static_cast<unsigned char>(c));
-    else
-      out += c;
-  }
-  return out;
 }
 
 // Programs of the noted mount.
@@ -173,20 +162,9 @@ std::vector<MappedRange> ranges_of_device(std::string_view maps, unsigned device
 }
 
 bool lists_mount(std::string_view mountinfo, unsigned device, std::string_view source) {
-  const std::string where = fmt::format("0:{}", device);
-  const std::string what = fmt::format("fuse.bartender {}", escaped(source));
-  std::istringstream lines{std::string(mountinfo)};
-  for (std::string line; std::getline(lines, line);) {
-    // id parent major:minor root directory options [optional fields] - type source super-options
-    std::istringstream fields(line);
-    std::string id, parent, found;
-    fields >> id >> parent >> found;
-    const std::size_t dash = line.find(" - ");
-    if (fields && found == where && dash != std::string::npos &&
-        (line.substr(dash + 3) + ' ').starts_with(what + ' '))
-      return true;
-  }
-  return false;
+  return std::ranges::any_of(parse_mountinfo(mountinfo), [&](const MountEntry& mount) {
+    return mount.device == device && mount.is_of_pool(source);
+  });
 }
 
 Status note_mount(MetaStore& pool, const std::string& mountpoint) {

@@ -17,6 +17,7 @@
 
 #include "fs/daemon/control.h"
 #include "fs/daemon/protocol.h"
+#include "fs/pool/mount_table.h"
 
 namespace btd {
 
@@ -213,19 +214,24 @@ Status unmount_fuse(const std::string& mountpoint, bool lazy) {
   return {};
 }
 
-unsigned connection_number(const std::string& mountpoint) {
-  // The device of the topmost mount there; asking the mount itself would be a request to it.
-  std::ifstream mounts("/proc/self/mountinfo");
-  std::string line;
-  unsigned number = 0;
-  while (std::getline(mounts, line)) {
-    std::istringstream fields(line);
-    std::string id, parent, device, root, where;
-    fields >> id >> parent >> device >> root >> where;
-    if (where != mountpoint || line.find(" fuse") == std::string::npos) continue;
-    number =
-        static_cast<unsigned>(std::strtoul(device.c_str() + device.find(':') + 1, nullptr, 10));
+std::vector<std::string> end_dead_mounts(const std::string& pool) {
+  std::vector<std::string> ended;
+  const std::vector<MountEntry> mounts = mounts_now();
+  for (const MountEntry& mount : mounts) {
+    if (!mount.is_of_pool(pool)) continue;
+    end_connection(mount.device, mount.directory);
+    if (connection_number(mount.directory) == mount.device)  // else another one lies over it
+      (void)unmount_fuse(mount.directory, true);
+    ended.push_back(mount.directory);
   }
+  return ended;
+}
+
+unsigned connection_number(const std::string& mountpoint) {
+  // The table is asked, since asking the mount itself would be a request to it.
+  unsigned number = 0;
+  for (const MountEntry& mount : mounts_now())
+    if (mount.directory == mountpoint && mount.type.starts_with("fuse")) number = mount.device;
   return number;
 }
 

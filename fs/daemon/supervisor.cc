@@ -93,6 +93,8 @@ class Supervisor {
     }
     BTD_ASSIGN(PoolLock lock, PoolLock::acquire(options_.pool));
     lock_fd_ = lock.fd();
+    for (const std::string& where : end_dead_mounts(options_.pool))
+      spdlog::warn("the mount at {} had no daemon any more; it is detached", where);
     const SocketRemover remover(BackingSocket::path_of(lock_fd_));  // while the lock is held
     BTD_TRY(prepare());
     BTD_TRY(start_worker(false));

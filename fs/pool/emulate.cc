@@ -17,6 +17,7 @@
 #include <sstream>
 #include <thread>
 
+#include "fs/pool/mount_table.h"
 #include "fs/pool/run_program.h"
 #include "fs/pool/sentences.h"
 
@@ -36,41 +37,11 @@ Result<std::string> canonical(const std::string& path) {
   return text;
 }
 
-// The mount table writes blanks and the like as three octal digits.
-std::string unescape(const std::string& text) {
-  std::string plain;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] != '\\' || i + 3 >= text.size()) {
-      plain += text[i];
-      continue;
-    }
-    plain +=
-        static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0'));
-    i += 3;
-  }
-  return plain;
-}
-
-struct TableRow {
-  std::string type, source;
-};
-
-// The uppermost mount at a canonical path is the last of the table.
-std::optional<TableRow> find_in_table(const std::string& path) {
-  std::optional<TableRow> found;
-  std::ifstream table("/proc/self/mountinfo");
-  for (std::string line; std::getline(table, line);) {
-    std::istringstream fields(line);
-    std::string word, point;
-    for (int i = 0; i < 4; ++i) fields >> word;
-    fields >> point;
-    if (unescape(point) != path) continue;
-    while (fields >> word && word != "-") {
-    }
-    TableRow row;
-    fields >> row.type >> row.source;
-    found = TableRow{row.type, unescape(row.source)};
-  }
+// The uppermost mount at a canonical path.
+std::optional<MountEntry> find_in_table(const std::string& path) {
+  std::optional<MountEntry> found;
+  for (MountEntry& mount : mounts_now())
+    if (mount.directory == path) found = std::move(mount);
   return found;
 }
 

@@ -12,7 +12,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, '..', 'cluster'))
 from clusterlib import Cluster  # noqa: E402
-from mountlib import BUILD, check, main, say, wait_until  # noqa: E402
+from mountlib import BTD, BUILD, alive, check, main, must, say, wait_until  # noqa: E402
 
 LITMUS = os.environ.get('BTD_LITMUS') or os.path.join(BUILD, 'tests', 'coherent', 'coherent_litmus')
 SECONDS = float(os.environ.get('BTD_LITMUS_SECONDS', '1.5'))
@@ -221,6 +221,36 @@ def all_killed():
         c.must('resume', 'n1')
 
 
+def threads_of(pid):
+    """Those that have not ended: the first may have, and others be blocked."""
+    try:
+        return [task for task in os.listdir(f'/proc/{pid}/task') if alive(f'{pid}/task/{task}')]
+    except FileNotFoundError:
+        return []
+
+
+def left():
+    """Supervisor, worker and notifier die at one instant while a word is blocked: what keeps the connection
+    alive then is ended by umount."""
+    with Mounts(2) as c:
+        program = hold_a_drop(c)
+        facts = c.facts(2)
+        pids = [facts['supervisor']['pid'], facts['worker']['pid'], facts['cluster']['notifier']['pid']]
+        os.kill(pids[0], signal.SIGSTOP)
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not any(alive(pid) for pid in pids[:2]), 10, 'the end of supervisor and worker')
+        check(threads_of(pids[2]), 'the notifier was not blocked')
+        check(program.process.poll() is None, 'the connection ended by itself')
+        must(BTD, 'umount', c.path(2), timeout=20)
+        check(program.end() == -signal.SIGBUS, 'the program did not meet the end of the connection')
+        wait_until(lambda: not threads_of(pids[2]), 10, 'the end of the notifier')
+        c.must('resume', 'n1')
+        c.must('start', 'n2')
+        with open(c.path(2, 'd', 'held'), 'rb') as f:
+            check(f.read(4097)[4096] == 2, 'the file after a new mount')
+
+
 def node_killed():
     """With a word blocked, all processes of a node are killed at once, by the command for that."""
     with Mounts(2) as c:
@@ -295,5 +325,5 @@ if __name__ == '__main__':
         touch(*sys.argv[2:])
     else:
         main({'two': two, 'three': three, 'mode': mode, 'grown': grown, 'killed': killed,
-              'user_killed': user_killed, 'blocked': blocked, 'all_killed': all_killed, 'node_killed': node_killed,
+              'user_killed': user_killed, 'blocked': blocked, 'all_killed': all_killed, 'left': left, 'node_killed': node_killed,
               'mappers': mappers, 'notifier_killed': notifier_killed, 'seen': seen}, timeout=120)

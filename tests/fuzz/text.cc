@@ -51,7 +51,7 @@ void run_cluster_file(Input input) {
 }
 
 void run_mountinfo(Input input) {
-  const auto mounts = cli::parse_mountinfo(text_of(input));
+  const auto mounts = parse_mountinfo(text_of(input));
   for (const auto& path : {std::optional<std::string>("/mnt/x"), std::optional<std::string>()}) {
     const auto chosen = cli::choose_mount(mounts, path);
     check(chosen || !chosen.error().message.empty());

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import time
 
-from mountlib import (BTD, Bartender, MIB, alive, check, is_mounted, main, must, refuse, say,
-                      wait_until)
+from mountlib import (BTD, Bartender, MIB, alive, check, is_mounted, main, mounts_below, must, refuse, run,
+                      say, wait_until)
 
 
 def space(path):
@@ -220,6 +220,27 @@ def plain_umount():
         check(os.path.exists(b.path('kept')), 'the file is gone')
 
 
+def dead_mount():
+    """All processes were killed: mount and umount deal with what they left, also where it is in use."""
+    with Bartender() as b:
+        with open(b.path('kept'), 'w') as f:
+            f.write('kept')
+        with open(b.path('kept')):
+            b.kill_all(detach=False)
+            check(is_mounted(b.mnt), 'the dead mount is gone by itself')
+            b.mount()
+            check(len(mounts_below(b.mnt)) == 1, 'the dead mount is still there')
+            with open(b.path('kept')) as f:
+                check(f.read() == 'kept', 'the file is gone')
+        with open(b.path('kept')):
+            b.kill_all(detach=False)
+            said = run(BTD, 'umount', b.mnt)
+            check(said.code == 0 and 'no daemon' in said.text, f'umount of a dead mount: {said.text}')
+            check(not is_mounted(b.mnt), 'it is still mounted')
+        b.check_pool()
+        b.mount()
+
+
 def virtual_directory():
     """/.btd and the read-only attributes."""
     with Bartender() as b:
@@ -274,5 +295,5 @@ if __name__ == '__main__':
         'df': df, 'idle': idle, 'unlinked': unlinked, 'closed_unlinked': closed_unlinked,
         'cold_mount': (cold_mount, 180), 'memory': (memory, 1800), 'stop_by_signal': stop_by_signal,
         'reload_by_signal': reload_by_signal, 'busy_umount': busy_umount,
-        'plain_umount': plain_umount, 'virtual_directory': virtual_directory,
+        'plain_umount': plain_umount, 'dead_mount': dead_mount, 'virtual_directory': virtual_directory,
     }, timeout=90)

@@ -190,15 +190,15 @@ class Bartender:
         check(self.worker != killed, 'the killed worker still answers')
         return took
 
-    def kill_all(self):
-        """Kills supervisor and worker with -9, and detaches the dead mount."""
+    def kill_all(self, detach=True):
+        """Kills supervisor and worker with -9, and detaches the dead mount or leaves it."""
         os.kill(self.supervisor, signal.SIGKILL)
         try:
             os.kill(self.worker, signal.SIGKILL)
         except ProcessLookupError:
             pass  # it ended with its supervisor
         self.wait_gone()
-        if is_mounted(self.mnt):
+        if detach and is_mounted(self.mnt):
             must('umount', '-l', self.mnt)
 
     def check_pool(self):
