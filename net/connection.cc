@@ -185,7 +185,11 @@ void Connection::end_payload() {
     session_.requester().end_response(response_);
     return;
   }
-  if (auto done = session_.responder().end(request_, message_, sink_)) answers_.push_back(*done);
+  const auto done = session_.responder().end(request_, message_, sink_);
+  if (!done) return;
+  const bool is_of_message = static_cast<Verb>(done->header.verb) == Verb::kSend;
+  answers_.push_back(*done);
+  if (!is_of_message || done->header.error != 0 || answers_.size() >= kMostLate) is_urgent_ = true;
 }
 
 void Connection::put(const Responder::Answer& answer) {
@@ -204,11 +208,16 @@ void Connection::fill() {
   while (output_.bytes() - held_ < session_.limits().output_bytes) {
     const bool has_answer = !answers_.empty();
     if (has_answer) {
-      put(answers_.front());
-      answers_.pop_front();
+      put_answer();
     }
     if (!put_request() && !has_answer) return;
   }
+}
+
+void Connection::put_answer() {
+  put(answers_.front());
+  answers_.pop_front();
+  if (answers_.empty()) is_urgent_ = false;
 }
 
 // The next one, by the stream or beside it; false if there is none now.
@@ -252,6 +261,7 @@ std::size_t Connection::gather(std::span<iovec> into, std::size_t most) {
 }
 
 void Connection::say_bye() {
+  while (!answers_.empty()) put_answer();
   wire::ResponseHeader header;
   header.type = wire::FrameType::kBye;
   output_.copy(bytes_of(wire::sealed(header)));

@@ -56,9 +56,18 @@ class Connection {
   void sent(std::size_t count);
   [[nodiscard]] std::uint64_t sent_bytes() const { return sent_bytes_; }
   [[nodiscard]] bool has_output() const {
-    return output_.waiting() > 0 || !answers_.empty() || session_.requester().has_next();
+    return output_.waiting() > 0 || (!answers_.empty() && !has_late()) ||
+           session_.requester().has_next();
   }
   [[nodiscard]] bool is_drained() const { return output_.bytes() == 0 && answers_.empty(); }
+  // Answers that nobody waits for, those of messages, wait for something to go with: a frame of
+  // their own would wake the peer for nothing. hurry(): they have waited long enough.
+  [[nodiscard]] bool has_late() const { return !answers_.empty() && !is_urgent_; }
+  void hurry() { is_urgent_ = true; }
+  // Whether all that was to leave has.
+  [[nodiscard]] bool is_taken() const {
+    return is_drained() || (output_.bytes() == 0 && has_late());
+  }
   // Tells the peer that the session ends; nothing may follow.
   void say_bye();
   // The peer has said so: the connection ends, and the session with it.
@@ -69,6 +78,7 @@ class Connection {
 
  private:
   enum class State : std::uint8_t { kHeader, kRequest, kResponse };
+  static constexpr std::size_t kMostLate = 16;  // a part of the least window that engines grant
 
   Status take_header(const Epoch& epoch);
   Status begin_request(Epoch epoch);
@@ -78,6 +88,7 @@ class Connection {
   std::size_t take_payload(std::span<const std::byte> bytes);
   void end_payload();
   void fill();
+  void put_answer();
   bool put_request();
   void put(const Responder::Answer& answer);
   void put(const Requester::Frame& frame);
@@ -102,7 +113,8 @@ class Connection {
   bool has_bye_ = false;
   std::vector<std::byte> message_;  // of a send or cas8
 
-  std::deque<Responder::Answer> answers_;  // that have no room in the output yet
+  std::deque<Responder::Answer> answers_;  // that have no room in the output yet, or are late
+  bool is_urgent_ = false;                 // one of them is
   OutputQueue output_;
   std::size_t held_ = 0;  // of its bytes: hold()
   std::uint64_t sent_bytes_ = 0;

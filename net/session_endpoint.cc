@@ -14,6 +14,8 @@ constexpr Time kLastBackoff = std::chrono::seconds(1);
 // A link that lasted as long was none that breaks at once.
 constexpr Time kLasting = kLastBackoff;
 constexpr Time kByePatience = std::chrono::milliseconds(200);
+// Of the answer to a message for something to go with.
+constexpr Time kLate = std::chrono::milliseconds(1);
 
 // Trying again would not help.
 bool is_final(int error) {
@@ -89,6 +91,7 @@ SessionEndpoint::Act SessionEndpoint::act_when_up(Time now) {
     }
     return connection_->is_drained() || now >= bye_until_ ? Act::kBreak : Act::kNothing;
   }
+  if (now >= late_until_) connection_->hurry();
   note_taken(now);
   if (requester.unanswered() > 0 && silent_since_ != kNever &&
       now - silent_since_ >= engine_.options().patience.silence) {
@@ -104,11 +107,13 @@ void SessionEndpoint::note_taken(Time now) {
   const std::uint64_t sent = connection_->sent_bytes();
   if (before && *before != sent && silent_since_ != kNever) silent_since_ = now;
   // The kernel takes bytes of which none wait, whatever became of the peer.
-  if (!connection_->is_drained()) taken_ = sent;
+  if (!connection_->is_taken()) taken_ = sent;
 }
 
 void SessionEndpoint::await(Time now) {
   note_taken(now);
+  const bool has_late = connection_ && connection_->has_late();
+  late_until_ = has_late ? std::min(late_until_, after(now, kLate)) : kNever;
   if (session_.requester().unanswered() == 0) {
     silent_since_ = kNever;
   } else if (silent_since_ == kNever) {
@@ -129,6 +134,7 @@ Time SessionEndpoint::next_time() const {
       return std::min(next, attempt_until_);
     case Phase::kUp:
       if (is_closing_) next = std::min(next, bye_until_);
+      next = std::min(next, late_until_);
       if (silent_since_ != kNever && requester.unanswered() > 0)
         next = std::min(next, after(silent_since_, engine_.options().patience.silence));
       return next;
@@ -166,6 +172,7 @@ void SessionEndpoint::down(Error why, Time now) {
   const bool was_connected = connection_.has_value();
   const bool is_ours = phase_ == Phase::kBreaking;  // broken for why_, which knows better
   connection_.reset();
+  late_until_ = kNever;
   session_.down();
   phase_ = Phase::kDown;
   must_break_ = false;

@@ -99,6 +99,7 @@ class SessionEndpoint : public Endpoint, public MessageSink {
   std::uint64_t answers_before_ = 0;    // of the session, when the link came up
   Time silent_since_ = kNever;          // of a peer that owes answers
   std::optional<std::uint64_t> taken_;  // bytes it had taken when more waited for it
+  Time late_until_ = kNever;            // of answers that wait for something to go with
   Time scheduled_ = kNever;             // its place among the engine's timers
   std::vector<Completion> completions_;
 };

@@ -180,6 +180,21 @@ TEST_F(SessionEngineTest, AWriteThatIsNotDurableIsNotAcknowledgedLater) {
   EXPECT_EQ(answer.error, EIO);
 }
 
+TEST_F(SessionEngineTest, TheAnswerToAMessageWaitsAMomentForSomethingToGoWith) {
+  SessionEndpoint* endpoint = accept(hello(1));
+  ASSERT_NE(endpoint, nullptr);
+  const std::array payload{std::byte{1}};
+  shell.feed(*endpoint, request(Verb::kSend, 0, 0, payload));
+  ASSERT_TRUE(shell.poll().has_value());
+  EXPECT_EQ(events.messages.size(), 1U);
+  EXPECT_TRUE(shell.out.empty());
+  EXPECT_EQ(shell.next_time(), shell.clock + milliseconds(1));
+  shell.clock += milliseconds(1);
+  ASSERT_TRUE(shell.poll().has_value());
+  EXPECT_EQ(last_answer().seq, 0U);
+  EXPECT_EQ(shell.next_time(), kNever) << "nobody is woken once all is said";
+}
+
 TEST_F(SessionEngineTest, AnAcceptorMayRefuseWhatItHasUsed) {
   std::array<std::byte, 8> bytes{};
   const iovec local{bytes.data(), bytes.size()};

@@ -26,9 +26,10 @@ class Sink final : public MessageSink {
  public:
   int on_message(std::span<const std::byte> /*message*/) override {
     ++messages;
-    return 0;
+    return refusal;
   }
   int messages = 0;
+  int refusal = 0;
 };
 
 constexpr wire::SessionId kId{.high = 1, .low = 2};
@@ -145,6 +146,74 @@ TEST_F(Streams, RequestsLeaveWhileAnswersAreQueued) {
     }
   }
   EXPECT_LT(reads, 20U) << "the message never left";
+}
+
+class LateAnswers : public Streams {
+ protected:
+  // A message from one side; what its receiver answers is still there.
+  static void message(Side& from, Side& to) {
+    std::array<std::byte, 8> bytes{};
+    const iovec local{bytes.data(), bytes.size()};
+    ASSERT_TRUE(
+        from.session.requester().post({.verb = Verb::kSend, .local = {&local, 1}}, 0).has_value());
+    send(from, to);
+    receive(to);
+  }
+  std::size_t completed() { return zero().completions().size(); }
+};
+
+TEST_F(LateAnswers, GoWithWhatLeavesNext) {
+  start();
+  message(zero(), one());
+  EXPECT_FALSE(one().connection->has_output());
+  EXPECT_TRUE(one().connection->has_late());
+  EXPECT_TRUE(one().connection->is_taken());
+  EXPECT_FALSE(one().connection->is_drained());
+  message(one(), zero());
+  EXPECT_EQ(completed(), 1U);
+  EXPECT_FALSE(one().connection->has_late());
+}
+
+TEST_F(LateAnswers, GoByThemselvesWhenTheyHaveWaitedLongEnough) {
+  start();
+  message(zero(), one());
+  one().connection->hurry();
+  EXPECT_TRUE(one().connection->has_output());
+  while (carry()) continue;
+  EXPECT_EQ(completed(), 1U);
+  message(zero(), one());
+  EXPECT_FALSE(one().connection->has_output()) << "the haste was that of the first";
+}
+
+TEST_F(LateAnswers, OfManyMessagesWaitForNothing) {
+  start();
+  for (int i = 0; i < 15; ++i) message(zero(), one());
+  EXPECT_FALSE(one().connection->has_output());
+  message(zero(), one());
+  EXPECT_TRUE(one().connection->has_output());
+}
+
+TEST_F(LateAnswers, AreNeverThoseThatSomebodyWaitsFor) {
+  start();
+  one().sink.refusal = EBUSY;
+  message(zero(), one());
+  EXPECT_TRUE(one().connection->has_output()) << "it is an error";
+  while (carry()) continue;
+  one().sink.refusal = 0;
+  message(zero(), one());
+  ASSERT_TRUE(zero().session.requester().post({.verb = Verb::kNone}, 0).has_value());
+  send(zero(), one());
+  receive(one());
+  EXPECT_TRUE(one().connection->has_output()) << "behind it is one that is no message's";
+}
+
+TEST_F(LateAnswers, GoBeforeTheLastFrame) {
+  start();
+  message(zero(), one());
+  one().connection->say_bye();
+  while (carry()) continue;
+  EXPECT_EQ(completed(), 1U);
+  EXPECT_TRUE(zero().connection->has_bye());
 }
 
 TEST_F(Streams, RefusesAFrameOfAnUnknownKind) {
