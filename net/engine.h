@@ -1,10 +1,10 @@
 // Engine and Endpoint: one interface of one-sided verbs over whatever carries them.
 //
-// An engine belongs to one thread: all calls are made on it, except wake() and submit(), which any
-// thread may make. It does work in poll() and wait() only, and calls handlers from there; a handler
-// may post, close and connect. It never blocks for one peer: what cannot be done now is kept within
-// bounds, and each operation has its deadline.
-// Engines: tcp (net/tcp), verbs (net/verbs), sim (net/sim). All pass one conformance suite.
+// An engine belongs to one thread: all calls are made on it, except wake(), submit() and
+// run_asleep(), which any thread may make. It does work in poll() and wait() only, and calls
+// handlers from there; a handler may post, close and connect. It never blocks for one peer: what
+// cannot be done now is kept within bounds, and each operation has its deadline. Engines: tcp
+// (net/tcp), verbs (net/verbs), sim (net/sim). All pass one conformance suite.
 #pragma once
 
 #include <array>
@@ -134,6 +134,10 @@ class Engine {
   virtual void wake() = 0;
   // From any thread: runs `task` in poll() or wait(). Errors: EAGAIN too many wait.
   virtual Status submit(std::function<void()> task) = 0;
+  // From any thread: if the engine sleeps in wait(), runs `task` here and now as wait() would, and
+  // sends what it posts: that spares waking the engine's thread. False: it does not sleep, or never
+  // lets others run anything (EngineOptions::is_lent); submit() it.
+  virtual bool run_asleep(const std::function<void()>& /*task*/) { return false; }
 };
 
 struct EngineOptions {
@@ -143,6 +147,9 @@ struct EngineOptions {
   Patience patience;
   std::uint32_t max_endpoints = 4096;
   Time spin = std::chrono::microseconds(50);  // of wait(), before it sleeps
+  // Lets other threads run tasks while it sleeps (run_asleep()), for a system call more before it
+  // does. Between two wait() nobody uses it then.
+  bool is_lent = false;
   // Called by wait() before it sleeps in the kernel; may be empty.
   std::function<void()> before_sleep;
 };

@@ -74,6 +74,11 @@ Status SessionEngine::submit(std::function<void()> task) {
   return {};
 }
 
+bool SessionEngine::has_tasks() {
+  const std::lock_guard lock(mutex_);
+  return !tasks_.empty();
+}
+
 void SessionEngine::run_tasks() {
   std::vector<std::function<void()>> tasks;
   {
@@ -181,6 +186,10 @@ void SessionEngine::mark(SessionEndpoint& endpoint) {
 
 std::size_t SessionEngine::step() {
   run_tasks();
+  return serve_due();
+}
+
+std::size_t SessionEngine::serve_due() {
   const Time time = round_time();
   std::size_t served = tasks_later_.run(time);
   while (!timers_.empty() && timers_.begin()->first <= time) {
@@ -249,11 +258,7 @@ void SessionEngine::destroy(SessionEndpoint& endpoint) {
 }
 
 Time SessionEngine::next_time() {
-  if (!dirty_.empty()) return Time{};
-  {
-    const std::lock_guard lock(mutex_);
-    if (!tasks_.empty()) return Time{};
-  }
+  if (!dirty_.empty() || has_tasks()) return Time{};
   return std::min(tasks_later_.next(), timers_.empty() ? kNever : timers_.begin()->first);
 }
 

@@ -90,6 +90,9 @@ class SessionEngine : public Engine {
   void fail_link(SessionEndpoint& endpoint, Error why);
   void mark(SessionEndpoint& endpoint);
 
+  // What it does behind the tasks that were submitted.
+  std::size_t serve_due();
+  [[nodiscard]] bool has_tasks();
   // The round after the shell took what came. How many endpoints had something to do.
   std::size_t step();
   // When the next step() is due if nothing comes: the past if work waits.

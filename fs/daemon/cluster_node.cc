@@ -30,8 +30,9 @@ constexpr net::Time kFirstGrace = std::chrono::seconds(2);
 constexpr std::chrono::milliseconds kPause{10};
 
 Result<std::unique_ptr<net::Engine>> tcp_engine(const net::Security& security, NodeId node,
-                                                net::Epoch epoch) {
+                                                net::Epoch epoch, bool is_lent) {
   net::TcpOptions options;
+  options.engine.is_lent = is_lent;
   options.security = security;
   options.engine.node = node;
   options.engine.epoch = epoch;
@@ -288,7 +289,9 @@ CoherentKernel& ClusterNode::coherent(Server& server) {
 Status ClusterNode::serve(Namespace& names, FileTable& files, bool recovering) {
   files_ = &files;
   home_ = std::make_unique<DaemonHomeFiles>(names, files, backing_);
-  const auto engines = [this] { return tcp_engine(options_.security, self_.id, epoch_.load()); };
+  const auto engines = [this] {
+    return tcp_engine(options_.security, self_.id, epoch_.load(), false);
+  };
   const auto locate = [this](NodeId node) { return address_of(node); };
   const remote::Homes homes{.home_of = home_of(), .own = self_.id};
   remote_ = std::make_unique<remote::RemoteFiles>(engines, locate, kPatience,
@@ -412,7 +415,7 @@ void ClusterNode::adopt_all() {
 
 // The service's thread: the engine is its own from the first to the last.
 void ClusterNode::run(std::promise<Status>& started, std::vector<InodeId> held, bool recovering) {
-  auto engine = tcp_engine(options_.security, self_.id, epoch_.load());
+  auto engine = tcp_engine(options_.security, self_.id, epoch_.load(), true);
   if (!engine) return started.set_value(std::unexpected(std::move(engine).error()));
   engine_ = *std::move(engine);
   Peers peers(*engine_, *home_, coherent_kernel_, coherent_options(),

@@ -36,7 +36,8 @@ Status EngineThread::run(std::function<void(Finish)> task, Deadline deadline) {
       waiting->changed.notify_all();
     });
   };
-  while (!engine_.submit(begin)) {
+  const bool is_run = engine_.run_asleep(begin);
+  while (!is_run && !engine_.submit(begin)) {
     if (Clock::now() >= deadline) return fail(ETIMEDOUT, "The node's engine has too much to do.");
     std::this_thread::sleep_for(kPause);
   }
@@ -53,6 +54,7 @@ void EngineThread::post(std::function<void()> task) {
                     is_ended = is_ended_] {
     if (!*is_ended) (*task)();
   };
+  if (engine_.run_asleep(run)) return;
   while (!engine_.submit(run)) std::this_thread::sleep_for(kPause);
 }
 

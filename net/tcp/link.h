@@ -25,7 +25,8 @@ enum class Io : std::uintptr_t {
   kConnect = 2,
   kAccept = 3,
   kWake = 4,
-  kZeroCopy = 5
+  kZeroCopy = 5,
+  kAlarm = 6
 };
 inline constexpr std::uintptr_t kIoMask = 7;
 

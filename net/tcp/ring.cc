@@ -127,14 +127,19 @@ Status Ring::end(std::uint64_t user_data) {
   return fail(errno, "io_uring can't end a receive: error " + std::to_string(errno) + ".");
 }
 
-Status Ring::sleep(Time most) {
+Status Ring::sleep(Time most) { return sleep(most, true); }
+
+Status Ring::sleep_only(Time most) { return sleep(most, false); }
+
+Status Ring::sleep(Time most, bool submits) {
   BTD_TRY(start());
   const Time positive = std::max(most, Time{1});
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(positive);
   __kernel_timespec time{.tv_sec = seconds.count(), .tv_nsec = (positive - seconds).count()};
+  __kernel_timespec* const limit = most == kNever ? nullptr : &time;
   io_uring_cqe* cqe = nullptr;
-  return judge(
-      io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, most == kNever ? nullptr : &time, nullptr));
+  return judge(submits ? io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, limit, nullptr)
+                       : io_uring_wait_cqes(&ring_, &cqe, 1, limit, nullptr));
 }
 
 }  // namespace btd::net

@@ -21,6 +21,7 @@ class Ring {
   static constexpr std::size_t kBufferBytes = 32 << 10;
   static constexpr unsigned kBuffers = 64;
   static constexpr int kBufferGroup = 0;
+  static constexpr unsigned kRoom = 256;  // half of all
 
   // Errors: ENOSYS, EPERM io_uring is not there, or forbidden; ENOMEM.
   static Result<std::unique_ptr<Ring>> make();
@@ -35,6 +36,8 @@ class Ring {
   // Whether the kernel has completed something, or would if it were entered.
   [[nodiscard]] bool has_events() const { return io_uring_cq_ready(&ring_) > 0 || is_asked(); }
   [[nodiscard]] bool has_entries() const { return io_uring_sq_ready(&ring_) > 0; }
+  // For so many entries that a task needs no more without a system call between.
+  [[nodiscard]] bool has_room() const { return io_uring_sq_space_left(&ring_) >= kRoom; }
   [[nodiscard]] bool must_enter() const { return has_entries() || is_asked(); }
   // The kernel asks to be entered.
   [[nodiscard]] bool is_asked() const {
@@ -45,6 +48,8 @@ class Ring {
   Status enter();
   // The same, and sleeps until something comes, for so long at most.
   Status sleep(Time most);
+  // Sleeps likewise and touches no entry: another thread may make some meanwhile.
+  Status sleep_only(Time most);
 
   // Ends the operation with this user data now: when this returns, the kernel touches no memory for
   // it any more. Its completion comes as others do.
@@ -76,6 +81,7 @@ class Ring {
   Status add_buffers();
   Status start();
   Status judge(int result);
+  Status sleep(Time most, bool submits);
 
   struct Unmap {
     void operator()(void* memory) const;

@@ -5,6 +5,7 @@
 #include <netinet/tcp.h>
 #include <sched.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 #include <time.h>
 
 #include <algorithm>
@@ -27,6 +28,17 @@ constexpr Time kCrowded = std::chrono::milliseconds(20);
 // Looks at the ring between two looks at the clock.
 constexpr int kSpins = 32;
 
+class Turn {
+ public:
+  explicit Turn(std::binary_semaphore& of) : of_(of) { of_.acquire(); }
+  ~Turn() { of_.release(); }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  std::binary_semaphore& of_;
+};
+
 }  // namespace
 
 Result<std::unique_ptr<Engine>> make_tcp_engine(const TcpOptions& options) {
@@ -41,13 +53,17 @@ Result<std::unique_ptr<TcpEngine>> TcpEngine::make(const TcpOptions& options) {
   UniqueFd event(::eventfd(0, EFD_CLOEXEC));
   if (!event)
     return btd::fail(errno, std::string("No eventfd can be made: ") + std::strerror(errno));
+  UniqueFd alarm(options.engine.is_lent ? ::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC) : -1);
+  if (options.engine.is_lent && !alarm)
+    return btd::fail(errno, std::string("No timerfd can be made: ") + std::strerror(errno));
   BTD_ASSIGN(Random random, system_random());
   return std::unique_ptr<TcpEngine>(new TcpEngine(options, std::move(random), std::move(ring),
-                                                  std::move(guards), std::move(event)));
+                                                  std::move(guards), std::move(event),
+                                                  std::move(alarm)));
 }
 
 TcpEngine::TcpEngine(const TcpOptions& options, Random random, std::unique_ptr<Ring> ring,
-                     GuardMaker guards, UniqueFd event)
+                     GuardMaker guards, UniqueFd event, UniqueFd alarm)
     : SessionEngine(options.engine, std::move(random),
                     kWritesOnce | (std::holds_alternative<TlsSecurity>(options.security)
                                        ? static_cast<std::uint32_t>(kEncrypted)
@@ -60,6 +76,7 @@ TcpEngine::TcpEngine(const TcpOptions& options, Random random, std::unique_ptr<R
       counts_(options.counts != nullptr ? *options.counts : unasked_),
       guards_(std::move(guards)),
       event_(std::move(event)),
+      alarm_(std::move(alarm)),
       ring_(std::move(ring)) {}
 
 // No byte may come into a region any more when the engine is gone.
@@ -97,6 +114,7 @@ io_uring_sqe* TcpEngine::entry() {
 // --- Rounds ---
 
 Result<std::size_t> TcpEngine::poll() {
+  const Turn turn(turn_);
   if (ring_->must_enter() || !is_wake_armed_) BTD_TRY(ring_->enter());
   return round();
 }
@@ -113,25 +131,29 @@ bool TcpEngine::yield() {
 }
 
 Result<std::size_t> TcpEngine::wait(Time deadline) {
+  const Turn turn(turn_);
   // What only waits to be submitted goes with the sleep, in one system call.
   if (ring_->is_asked() || (options().spin > Time{} && ring_->has_entries()))
     BTD_TRY(ring_->enter());
   BTD_ASSIGN(std::size_t events, round());
   if (events > 0) return events;
-  const Time due = std::min(deadline, next_due());
+  Time due = std::min(deadline, next_due());
   const Time began = now();
   const Time spin_until = std::min(due, began < crowded_until_ ? began : began + options().spin);
   for (unsigned i = 1; !ring_->has_events() && now() < spin_until; ++i) {
     if (events = receive_at_once(); events > 0) return end_round(events);
-    if (queued_.empty())
+    const bool has_time = queued_.empty();
+    const Lent lent(*this, Time{});  // it looks at the time again before it sleeps
+    if (has_time)
       for (int j = 0; j < kSpins && !ring_->has_events(); ++j) _mm_pause();
     if (i % kYield == 0 && !yield()) break;
   }
+  if (options().is_lent) due = std::min(deadline, next_due());
   const Time left = due == kNever ? kNever : due - now();
   if (!ring_->has_events() && left > Time{}) {
     arm(true);
     if (options().before_sleep) options().before_sleep();
-    BTD_TRY(ring_->sleep(left));
+    BTD_TRY(options().is_lent ? sleep_lent(due) : ring_->sleep(left));
   } else if (ring_->must_enter()) {
     BTD_TRY(ring_->enter());
   }
@@ -176,6 +198,9 @@ void TcpEngine::take(const io_uring_cqe& completion) {
     case Io::kWake:
       is_wake_armed_ = false;
       is_woken_.store(false, std::memory_order_release);
+      return;
+    case Io::kAlarm:
+      is_alarm_armed_ = false;
       return;
   }
 }

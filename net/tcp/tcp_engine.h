@@ -5,6 +5,7 @@
 #include <atomic>
 #include <list>
 #include <memory>
+#include <semaphore>
 #include <string>
 #include <vector>
 
@@ -35,11 +36,12 @@ class TcpEngine final : public SessionEngine {
   [[nodiscard]] Time now() const override;
   Result<std::size_t> poll() override;
   Result<std::size_t> wait(Time deadline) override;
+  bool run_asleep(const std::function<void()>& task) override;
   void wake() override;
 
  private:
   TcpEngine(const TcpOptions& options, Random random, std::unique_ptr<Ring> ring, GuardMaker guards,
-            UniqueFd event);
+            UniqueFd event, UniqueFd alarm);
 
   std::unique_ptr<SessionEndpoint> make_endpoint(SessionEndpoint::Role role, wire::SessionId id,
                                                  std::string peer_name) override;
@@ -86,6 +88,11 @@ class TcpEngine final : public SessionEngine {
   void accept_link(Link& link);
   void open(Link& link, TcpEndpoint& endpoint);
   void accept_waiting();
+  // tcp_lent.cc
+  class Lent;
+  Status sleep_lent(Time due);
+  void arm_alarm();
+  void set_alarm(Time due);
 
   void send(Link& link);
   bool protect(Link& link);
@@ -120,6 +127,7 @@ class TcpEngine final : public SessionEngine {
   TcpCounts& counts_;
   const GuardMaker guards_;
   const UniqueFd event_;
+  const UniqueFd alarm_;  // ends a sleep sooner than was meant when it began; if the engine is lent
   std::uint64_t event_value_ = 0;
   std::atomic<bool> is_woken_ = false;
   bool is_wake_armed_ = false;
@@ -136,6 +144,36 @@ class TcpEngine final : public SessionEngine {
   std::array<std::byte, 64 << 10> scratch_;
   Bytes plain_;
   Status broken_;
+
+  // Who has it uses all of the above: the engine's thread but while it sleeps, or who runs a task
+  // then.
+  std::binary_semaphore turn_{1};
+  bool is_asleep_ = false;
+  Time asleep_until_{};
+  std::uint64_t alarm_value_ = 0;
+  bool is_alarm_armed_ = false;
+};
+
+// While it lives, others may run tasks, if the engine is lent at all. `due`: when the engine's
+// thread looks at the time again.
+class TcpEngine::Lent {
+ public:
+  Lent(TcpEngine& engine, Time due) : engine_(engine) {
+    if (!engine_.options().is_lent) return;
+    engine_.is_asleep_ = true;
+    engine_.asleep_until_ = due;
+    engine_.turn_.release();
+  }
+  ~Lent() {
+    if (!engine_.options().is_lent) return;
+    engine_.turn_.acquire();
+    engine_.is_asleep_ = false;
+  }
+  Lent(const Lent&) = delete;
+  Lent& operator=(const Lent&) = delete;
+
+ private:
+  TcpEngine& engine_;
 };
 
 }  // namespace btd::net

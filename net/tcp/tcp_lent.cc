@@ -1,0 +1,54 @@
+// The part of TcpEngine that lets other threads run tasks while its own sleeps.
+//
+// They have the turn then, and all that the engine has, but for the ring: what they leave there is
+// submitted by the engine's thread. What sends a message needs none of it, so that thread sleeps
+// on; where it must look at the time sooner than it meant to, an alarm wakes it then.
+#include <sys/timerfd.h>
+
+#include "net/tcp/tcp_engine.h"
+
+namespace btd::net {
+
+Status TcpEngine::sleep_lent(Time due) {
+  if (!is_alarm_armed_) arm_alarm();
+  if (ring_->has_entries()) BTD_TRY(ring_->enter());
+  if (ring_->has_events()) return {};
+  const Lent lent(*this, due);
+  return ring_->sleep_only(due == kNever ? kNever : due - now());
+}
+
+bool TcpEngine::run_asleep(const std::function<void()>& task) {
+  if (!turn_.try_acquire()) return false;
+  // What was submitted comes first, and is for the engine's thread, which alone enters the ring.
+  const bool is_mine = is_asleep_ && !has_tasks() && ring_->has_room();
+  if (is_mine) {
+    task();
+    serve_due();
+    const Time due = next_due();
+    if (ring_->has_entries() || !queued_.empty() || !broken_ || due <= Time{}) {
+      wake();
+    } else if (due < asleep_until_) {
+      set_alarm(due);
+    }
+  }
+  turn_.release();
+  return is_mine;
+}
+
+void TcpEngine::set_alarm(Time due) {
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(due);
+  const itimerspec at{.it_interval = {},
+                      .it_value = {.tv_sec = seconds.count(), .tv_nsec = (due - seconds).count()}};
+  if (::timerfd_settime(alarm_.get(), TFD_TIMER_ABSTIME, &at, nullptr) != 0) return wake();
+  asleep_until_ = due;
+}
+
+void TcpEngine::arm_alarm() {
+  io_uring_sqe* read = entry();
+  if (read == nullptr) return;
+  io_uring_prep_read(read, alarm_.get(), &alarm_value_, sizeof(alarm_value_), 0);
+  io_uring_sqe_set_data64(read, user_data(this, Io::kAlarm));
+  is_alarm_armed_ = true;
+}
+
+}  // namespace btd::net
