@@ -288,7 +288,7 @@ CoherentKernel& ClusterNode::coherent(Server& server) {
 
 Status ClusterNode::serve(Namespace& names, FileTable& files, bool recovering) {
   files_ = &files;
-  home_ = std::make_unique<DaemonHomeFiles>(names, files, backing_);
+  home_ = std::make_unique<DaemonHomeFiles>(names, files, backing_, kernel_);
   const auto engines = [this] {
     return tcp_engine(options_.security, self_.id, epoch_.load(), false);
   };

@@ -11,6 +11,7 @@
 #include "alloc/metastore.h"
 #include "fs/cluster/placement.h"
 #include "fs/daemon/files.h"
+#include "fs/daemon/kernel_cache.h"
 #include "fs/remote/home_files.h"
 
 namespace btd {
@@ -18,8 +19,9 @@ namespace btd {
 class DaemonHomeFiles final : public remote::HomeFiles {
  public:
   // All outlive this.
-  DaemonHomeFiles(Namespace& names, FileTable& files, const BackingStore& backing)
-      : names_(names), files_(files), backing_(backing) {}
+  DaemonHomeFiles(Namespace& names, FileTable& files, const BackingStore& backing,
+                  KernelCache& kernel)
+      : names_(names), files_(files), backing_(backing), kernel_(kernel) {}
 
   Result<UniqueFd> open(InodeId id) override;
   Status hold(InodeId id) override;
@@ -32,6 +34,7 @@ class DaemonHomeFiles final : public remote::HomeFiles {
     return backing_.sync(id, data_only);
   }
   Status wrote(InodeId id) override;
+  void changed(InodeId id) override { kernel_.attributes_changed(id); }
   Status reserve(InodeId id, std::uint64_t number) override { return reserve_for(id, number, 1); }
   void used(InodeId id) override { files_.used(id); }
   Status yield(InodeId id, std::uint64_t number, NodeId to) override;
@@ -72,6 +75,7 @@ class DaemonHomeFiles final : public remote::HomeFiles {
   Namespace& names_;
   FileTable& files_;
   const BackingStore& backing_;
+  KernelCache& kernel_;
   Moving moving_;
   std::mutex asking_mutex_;
   std::mutex yield_mutex_;  // one is committed at a time: where etcd is away it takes long

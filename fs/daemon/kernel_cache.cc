@@ -107,6 +107,14 @@ void KernelCache::note(Word word) {
   noted_.notify_all();
 }
 
+void KernelCache::attributes_changed(InodeId id) {
+  {
+    const std::scoped_lock lock(mutex_);
+    if (session_ == nullptr || stopping_) return;
+  }
+  if (is_known(id) && !tell({.id = id})) note({.id = id});
+}
+
 void KernelCache::told_locked(InodeId directory) {
   const auto found = untold_.find(directory);
   if (found != untold_.end() && --found->second == 0) untold_.erase(found);

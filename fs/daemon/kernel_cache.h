@@ -69,6 +69,9 @@ class KernelCache {
   // so far. If there are more when all are counted, each is to be told of again.
   [[nodiscard]] std::uint64_t noted() const;
   void tell_again(InodeId id) { note({.id = id}); }
+  // Those of a file that lies here, by another node: the kernel asks again before this returns, if
+  // it knows the file. That waits for nothing.
+  void attributes_changed(InodeId id);
   // A request that changes the name, or would have, is about to be answered.
   void before_answer(InodeId directory, std::string_view name);
   // Work of others that may block, in turn with the words.

@@ -98,6 +98,7 @@ Result<wire::Attributes> FileCalls::change(const wire::ChangeRequest& request) {
     BTD_TRY(files_.wrote(request.id));
   }
   BTD_TRY(set_times(fd.get(), request));
+  files_.changed(request.id);
   return attributes_of(fd.get());
 }
 
@@ -105,6 +106,7 @@ Result<wire::Attributes> FileCalls::flush(const wire::ChangeRequest& request) {
   BTD_ASSIGN(const UniqueFd fd, files_.open(request.id));
   BTD_TRY(files_.wrote(request.id));
   BTD_TRY(set_times(fd.get(), request));
+  files_.changed(request.id);
   BTD_TRY(files_.sync(request.id, fd.get(), false));
   return attributes_of(fd.get());
 }
@@ -123,6 +125,7 @@ Result<wire::Attributes> FileCalls::allocate(const wire::AllocateRequest& reques
   BTD_TRY(files_.allocate(request.id, fd.get(), static_cast<int>(request.mode), request.offset,
                           request.length));
   BTD_TRY(files_.wrote(request.id));
+  files_.changed(request.id);
   BTD_TRY(files_.sync(request.id, fd.get(), false));
   return attributes_of(fd.get());
 }
@@ -140,6 +143,7 @@ Result<wire::WriteResponse> FileCalls::write(const wire::WriteRequest& request,
     done += static_cast<std::size_t>(n);
   }
   BTD_TRY(files_.wrote(request.id));
+  files_.changed(request.id);
   if ((request.flags & wire::kWriteDurable) != 0) BTD_TRY(files_.sync(request.id, fd.get(), true));
   BTD_ASSIGN(const struct stat facts, facts_of(fd.get()));
   return wire::WriteResponse{.size = static_cast<std::uint64_t>(facts.st_size)};
@@ -174,6 +178,7 @@ Result<wire::WriteResponse> FileCalls::append(NodeId peer, const wire::AppendReq
     appends_.end(peer, request, done.has_value());
     BTD_TRY(done);
     BTD_TRY(files_.wrote(request.id));
+    files_.changed(request.id);
   }
   if ((request.flags & wire::kAppendDurable) != 0) BTD_TRY(files_.sync(request.id, fd.get(), true));
   BTD_ASSIGN(const struct stat facts, facts_of(fd.get()));
@@ -244,6 +249,7 @@ void FileCalls::ended(InodeId id, bool has_written) {
       const timespec times[2] = {{0, UTIME_OMIT}, {0, UTIME_NOW}};
       static_cast<void>(::futimens(fd->get(), times));
     }
+    files_.changed(id);
   }
   files_.unhold(id);
 }

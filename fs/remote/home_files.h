@@ -48,6 +48,8 @@ class HomeFiles {
 
   // Bytes were written, or may have been: its privilege bits are to be dropped.
   virtual Status wrote(InodeId id) = 0;
+  // Its size or times are others than before: who has them from earlier is to ask again.
+  virtual void changed(InodeId /*id*/) {}
 };
 
 }  // namespace btd::remote

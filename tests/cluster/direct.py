@@ -324,6 +324,19 @@ def times(c, name):
         check(os.stat(at(home)).st_mtime_ns == now.st_mtime_ns, 'reading changes mtime')
 
 
+def at_home(c, name):
+    """What a node did to a file is in its home's next stat, however lately that had looked."""
+    path = made_by(c, name, 1, 'f', b'x')
+    for i in range(20):
+        size = os.stat(path(1)).st_size
+        write(path(2 + i % 2), bytes(size + 1), os.O_TRUNC)
+        check(os.stat(path(1)).st_size == size + 1, f'the size after write {i}')
+        os.utime(path(2), ns=(i, 1000 + i))
+        check(os.stat(path(1)).st_mtime_ns == 1000 + i, f'the time after utime {i}')
+        os.truncate(path(3), i)
+        check(os.stat(path(1)).st_size == i, f'the size after truncate {i}')
+
+
 def messages(c, name):
     """A stat of what the kernel knows asks nobody, and listing a directory asks no home."""
     at = made_by(c, name, 1, 'file', b'x' * 5000)
@@ -558,7 +571,7 @@ def git_tree(c, name, outside):
 
 
 CHECKS = [sizes, large, a_model, fsx, space, copies, mappings, appends, together, privileges, times,
-          messages, file_systems, unlinked, replaced, nameless, programs, trees]
+          at_home, messages, file_systems, unlinked, replaced, nameless, programs, trees]
 
 if __name__ == '__main__':
     main({'direct': suite(CHECKS, '--size', '400M')}, timeout=150)
