@@ -189,7 +189,8 @@ void Connection::end_payload() {
   if (!done) return;
   const bool is_of_message = static_cast<Verb>(done->header.verb) == Verb::kSend;
   answers_.push_back(*done);
-  if (!is_of_message || done->header.error != 0 || answers_.size() >= kMostLate) is_urgent_ = true;
+  if (!is_of_message || done->header.error != 0 || answers_.size() >= most_late())
+    is_urgent_ = true;
 }
 
 void Connection::put(const Responder::Answer& answer) {
@@ -212,6 +213,11 @@ void Connection::fill() {
     }
     if (!put_request() && !has_answer) return;
   }
+}
+
+// A peer goes on with what its window has left.
+std::size_t Connection::most_late() const {
+  return std::clamp<std::size_t>(session_.limits().window / 2, 1, kMostLate);
 }
 
 void Connection::put_answer() {

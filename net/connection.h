@@ -63,7 +63,7 @@ class Connection {
   // Answers that nobody waits for, those of messages, wait for something to go with: a frame of
   // their own would wake the peer for nothing. hurry(): they have waited long enough.
   [[nodiscard]] bool has_late() const { return !answers_.empty() && !is_urgent_; }
-  void hurry() { is_urgent_ = true; }
+  void hurry() { is_urgent_ = !answers_.empty(); }
   // Whether all that was to leave has.
   [[nodiscard]] bool is_taken() const {
     return is_drained() || (output_.bytes() == 0 && has_late());
@@ -78,7 +78,7 @@ class Connection {
 
  private:
   enum class State : std::uint8_t { kHeader, kRequest, kResponse };
-  static constexpr std::size_t kMostLate = 16;  // a part of the least window that engines grant
+  static constexpr std::size_t kMostLate = 16;
 
   Status take_header(const Epoch& epoch);
   Status begin_request(Epoch epoch);
@@ -88,6 +88,7 @@ class Connection {
   std::size_t take_payload(std::span<const std::byte> bytes);
   void end_payload();
   void fill();
+  [[nodiscard]] std::size_t most_late() const;
   void put_answer();
   bool put_request();
   void put(const Responder::Answer& answer);

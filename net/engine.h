@@ -150,6 +150,9 @@ struct EngineOptions {
   // Lets other threads run tasks while it sleeps (run_asleep()), for a system call more before it
   // does. Between two wait() nobody uses it then.
   bool is_lent = false;
+  // The answer to a message waits so long for something to go with, which spares a frame. Only for
+  // engines that somebody always waits in: else it might never leave.
+  Time late{};
   // Called by wait() before it sleeps in the kernel; may be empty.
   std::function<void()> before_sleep;
 };

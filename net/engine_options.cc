@@ -46,6 +46,7 @@ Status judge(const EngineOptions& options) {
   BTD_TRY(at_least("patience.silence", patience.silence, Time{1}));
   BTD_TRY(at_least("patience.reconnect", patience.reconnect, Time{}));
   BTD_TRY(at_least("patience.linger", patience.linger, Time{}));
+  BTD_TRY(at_least("late", options.late, Time{}));
   return at_least("spin", options.spin, Time{});
 }
 

@@ -14,8 +14,6 @@ constexpr Time kLastBackoff = std::chrono::seconds(1);
 // A link that lasted as long was none that breaks at once.
 constexpr Time kLasting = kLastBackoff;
 constexpr Time kByePatience = std::chrono::milliseconds(200);
-// Of the answer to a message for something to go with.
-constexpr Time kLate = std::chrono::milliseconds(1);
 
 // Trying again would not help.
 bool is_final(int error) {
@@ -91,7 +89,7 @@ SessionEndpoint::Act SessionEndpoint::act_when_up(Time now) {
     }
     return connection_->is_drained() || now >= bye_until_ ? Act::kBreak : Act::kNothing;
   }
-  if (now >= late_until_) connection_->hurry();
+  if (engine_.options().late == Time{} || now >= late_until_) connection_->hurry();
   note_taken(now);
   if (requester.unanswered() > 0 && silent_since_ != kNever &&
       now - silent_since_ >= engine_.options().patience.silence) {
@@ -113,7 +111,7 @@ void SessionEndpoint::note_taken(Time now) {
 void SessionEndpoint::await(Time now) {
   note_taken(now);
   const bool has_late = connection_ && connection_->has_late();
-  late_until_ = has_late ? std::min(late_until_, after(now, kLate)) : kNever;
+  late_until_ = has_late ? std::min(late_until_, after(now, engine_.options().late)) : kNever;
   if (session_.requester().unanswered() == 0) {
     silent_since_ = kNever;
   } else if (silent_since_ == kNever) {

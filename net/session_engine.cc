@@ -186,10 +186,6 @@ void SessionEngine::mark(SessionEndpoint& endpoint) {
 
 std::size_t SessionEngine::step() {
   run_tasks();
-  return serve_due();
-}
-
-std::size_t SessionEngine::serve_due() {
   const Time time = round_time();
   std::size_t served = tasks_later_.run(time);
   while (!timers_.empty() && timers_.begin()->first <= time) {
@@ -198,6 +194,12 @@ std::size_t SessionEngine::serve_due() {
     due.scheduled_ = kNever;
     mark(due);
   }
+  return served + serve_marked();
+}
+
+std::size_t SessionEngine::serve_marked() {
+  const Time time = round_time();
+  std::size_t served = 0;
   for (int i = 0; i < kRounds && !dirty_.empty(); ++i) {
     const bool is_durable = regions_.drain();
     round_.swap(dirty_);

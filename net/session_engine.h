@@ -90,8 +90,9 @@ class SessionEngine : public Engine {
   void fail_link(SessionEndpoint& endpoint, Error why);
   void mark(SessionEndpoint& endpoint);
 
-  // What it does behind the tasks that were submitted.
-  std::size_t serve_due();
+  // The part of step() that is for endpoints which were marked, and how many are.
+  std::size_t serve_marked();
+  [[nodiscard]] std::size_t marked() const { return dirty_.size(); }
   [[nodiscard]] bool has_tasks();
   // The round after the shell took what came. How many endpoints had something to do.
   std::size_t step();

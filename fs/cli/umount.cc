@@ -1,6 +1,7 @@
 // btd umount: unmounts, and waits until the daemon has closed the pool.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <thread>
 
@@ -38,7 +39,9 @@ Status unmount(const std::string& directory) {
 // Whose daemon is gone: a plain unmount might wait for it. False: it has one.
 bool detach_dead(const MountEntry& mount) {
   const Result<PoolLock> lock = PoolLock::acquire(mount.source);
-  if (!lock || end_dead_mounts(mount.source).empty()) return false;
+  if (!lock) return false;
+  const std::vector<std::string> detached = detach_dead_mounts(mount.source);
+  if (std::ranges::find(detached, mount.directory) == detached.end()) return false;
   fmt::print(stderr, "{} had no daemon any more; it is detached\n", mount.directory);
   return true;
 }

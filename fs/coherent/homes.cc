@@ -131,6 +131,7 @@ void Homes::open(InodeId id, Arrival arrival) {
       opening_.erase(id);
       for (const Arrival& each : arrivals) opened(id, each, *fd);
       suppose_rest(id, arrivals);
+      close_unused(id);  // all may have been refused
     });
   });
 }
@@ -140,6 +141,7 @@ void Homes::opened(InodeId id, const Arrival& arrival, Result<UniqueFd>& fd) {
   auto found = open_.find(id);
   if (found == open_.end()) {
     if (!fd) return refuse(id, arrival.node, fd.error());
+    if (!*fd) return open(id, arrival);  // who came first had it, and left
     struct stat facts{};
     if (::fstat(fd->get(), &facts) != 0) return refuse(id, arrival.node, Error{errno, {}});
     const auto bytes = static_cast<std::uint64_t>(facts.st_size);
@@ -147,7 +149,6 @@ void Homes::opened(InodeId id, const Arrival& arrival, Result<UniqueFd>& fd) {
   }
   const FilePtr file = found->second;
   enter(id, *file, arrival);
-  close_unused(id);  // it may have been refused
 }
 
 void Homes::refuse(InodeId id, NodeId node, const Error& error) {
@@ -155,8 +156,15 @@ void Homes::refuse(InodeId id, NodeId node, const Error& error) {
 }
 
 void Homes::enter(InodeId id, File& file, const Arrival& arrival) {
+  // What that mount held is nobody's; its word has been under way, or has waited here, for too
+  // long.
+  if (const auto ended = ended_.find(arrival.node);
+      ended != ended_.end() && arrival.words.mount <= ended->second)
+    return refuse(id, arrival.node, Error{ESTALE, {}});
   auto slot = slot_of(file, arrival.node);
-  if (slot && file.users.at(*slot).mount != arrival.words.mount) {
+  if (slot && file.users.at(*slot).mount > arrival.words.mount)
+    return refuse(id, arrival.node, Error{ESTALE, {}});
+  if (slot && file.users.at(*slot).mount < arrival.words.mount) {
     leave(id, *slot, true);  // that mount is gone, and its kernel's pages are nobody's
     if (!open_.contains(id)) return open(id, arrival);
     slot.reset();
@@ -259,6 +267,8 @@ void Homes::close_unused(InodeId id) {
 
 // The word may come late: what attached since is of a later mount.
 void Homes::fence_up_to(NodeId node, std::uint64_t mount) {
+  std::uint64_t& ended = ended_[node];
+  ended = std::max(ended, mount);
   std::vector<std::pair<InodeId, NodeSlot>> left;
   for (const auto& [id, file] : open_)
     if (const auto slot = slot_of(*file, node); slot && file->users.at(*slot).mount <= mount)

@@ -115,6 +115,7 @@ class Homes {
   const std::shared_ptr<bool> is_ended_ = std::make_shared<bool>(false);
   std::unordered_map<InodeId, FilePtr> open_;
   std::unordered_map<InodeId, std::vector<Arrival>> opening_;  // that wait for the backing file
+  std::unordered_map<NodeId, std::uint64_t> ended_;            // mounts up to that number
   std::unordered_set<NodeId> expected_;                        // former users that said nothing yet
   bool is_recovering_ = false;
   std::vector<std::pair<InodeId, Arrival>> early_;  // while it is recovering

@@ -26,13 +26,16 @@ constexpr net::Time kPatience = std::chrono::seconds(10);
 constexpr net::Time kGrace = std::chrono::seconds(15);
 // The same of coherent files after an earlier mount: nobody knows who used them.
 constexpr net::Time kFirstGrace = std::chrono::seconds(2);
+// Of answers to messages for something to go with.
+constexpr net::Time kLate = std::chrono::milliseconds(1);
 // Where the engine takes no task just now.
 constexpr std::chrono::milliseconds kPause{10};
 
 Result<std::unique_ptr<net::Engine>> tcp_engine(const net::Security& security, NodeId node,
                                                 net::Epoch epoch, bool is_lent) {
   net::TcpOptions options;
-  options.engine.is_lent = is_lent;
+  options.engine.is_lent = is_lent;  // its thread always waits in it
+  if (is_lent) options.engine.late = kLate;
   options.security = security;
   options.engine.node = node;
   options.engine.epoch = epoch;
@@ -40,19 +43,12 @@ Result<std::unique_ptr<net::Engine>> tcp_engine(const net::Security& security, N
   return net::make_tcp_engine(options);
 }
 
-// Before the node is a member again, and its pages others'. Who maps files that are nobody's any
-// more may go on.
+// Before the node is a member again, and its pages others'.
 Status end_last_mappers(Pool& pool, MetaStore& store) {
-  std::unique_ptr<Namespace> names;
-  return end_mappers(pool.meta(), pool.facts().path, [&](InodeId id) {
-    if (!names) {
-      auto opened = Namespace::open(store);
-      if (!opened) return false;
-      names = *std::move(opened);
-    }
-    const auto inode = names->get(id);
-    return inode && (inode->flags & kInodeCoherent) != 0;
-  });
+  BTD_ASSIGN(const bool is_noted, is_mount_noted(pool.meta()));
+  if (!is_noted) return {};
+  BTD_ASSIGN(const auto names, Namespace::open(store));
+  return end_mappers(pool.meta(), pool.facts().path, *names);
 }
 
 }  // namespace

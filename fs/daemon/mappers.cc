@@ -61,12 +61,24 @@ std::uint64_t mount_of(const std::string& path) {
   return found.stx_mnt_id;
 }
 
+// Of a process whose first thread has ended, the others tell.
+std::string maps_of(const std::string& process) {
+  std::string text = text_of(process + "/maps");
+  if (!text.empty()) return text;
+  std::error_code error;
+  for (const auto& task : std::filesystem::directory_iterator(process + "/task", error))
+    if (text = text_of(task.path() / "maps"); !text.empty()) break;
+  return text;
+}
+
 // Programs of the noted mount.
 class Mappers {
  public:
-  Mappers(const MountNote& note, const std::string& source,
-          const std::function<bool(InodeId)>& is_coherent)
-      : note_(note), source_(source), is_coherent_(is_coherent) {}
+  Mappers(const MountNote& note, const std::string& source, const Namespace& names)
+      : note_(note),
+        source_(source),
+        names_(names),
+        is_listed_(lists_mount(text_of("/proc/self/mountinfo"), note.device, source)) {}
 
   // Ends all that it finds; the value is one of them, as a sentence names it. None: nullopt.
   Result<std::optional<std::string>> end_all() {
@@ -80,6 +92,7 @@ class Mappers {
       BTD_ASSIGN(const bool found, end_one(pid));
       if (found) one = described(pid);
     }
+    if (error) return fail(error.value(), "the processes of this machine cannot be looked at");
     return one;
   }
 
@@ -87,23 +100,31 @@ class Mappers {
   // The descriptor comes first: by it no other process that got the number later can be met.
   Result<bool> end_one(pid_t pid) {
     const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-    if (!process || !maps_some(pid)) return false;
+    if (!process) return false;
+    BTD_ASSIGN(const bool is_mapper, maps_some(pid));
+    if (!is_mapper) return false;
     if (::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0) == 0) {
       if (told_.insert(pid).second)
-        spdlog::warn("{} has coherent files of the mount mapped that ended before; it is killed",
+        spdlog::warn("{} has coherent files of a mount mapped that has ended; it is killed",
                      described(pid));
       return true;
     }
     if (errno == ESRCH) return false;
-    return fail(errno, fmt::format("{} has coherent files of the mount mapped that ended before, "
-                                   "and may not be ended by this user; end it",
-                                   described(pid)));
+    return fail(errno,
+                fmt::format("{} has coherent files of a mount mapped that has ended, and may "
+                            "not be ended by this user; end it",
+                            described(pid)));
   }
 
-  bool maps_some(pid_t pid) const {
+  Result<bool> maps_some(pid_t pid) const {
     const std::string process = fmt::format("/proc/{}", pid);
-    for (const MappedRange& range : ranges_of_device(text_of(process + "/maps"), note_.device))
-      if (is_of_mount(process, range) && is_coherent_(range.inode)) return true;
+    for (const MappedRange& range : ranges_of_device(maps_of(process), note_.device)) {
+      if (!is_of_mount(process, range)) continue;
+      const auto inode = names_.get(range.inode);
+      if (inode && (inode->flags & kInodeCoherent) != 0) return true;
+      // Who maps a file that is nobody's any more may go on.
+      if (!inode && inode.error().code != ENOENT) return std::unexpected(inode.error());
+    }
     return false;
   }
 
@@ -112,7 +133,7 @@ class Mappers {
   bool is_of_mount(const std::string& process, const MappedRange& range) const {
     const std::string file = fmt::format("{}/map_files/{:x}-{:x}", process, range.begin, range.end);
     return (note_.mount != 0 && mount_of(file) == note_.mount) ||
-           lists_mount(text_of(process + "/mountinfo"), note_.device, source_);
+           (is_listed_ && lists_mount(text_of(process + "/mountinfo"), note_.device, source_));
   }
 
   static std::string described(pid_t pid) {
@@ -123,9 +144,18 @@ class Mappers {
 
   const MountNote& note_;
   const std::string& source_;
-  const std::function<bool(InodeId)>& is_coherent_;
+  const Namespace& names_;
+  const bool is_listed_;  // here
   std::set<pid_t> told_;
 };
+
+// Of this boot.
+Result<std::optional<MountNote>> noted(const MetaStore& pool) {
+  BTD_ASSIGN(const auto row, pool.get(note_key()));
+  auto note = row ? MountNote::from_row(*row) : std::nullopt;
+  if (note && note->boot != boot_id()) note.reset();
+  return note;
+}
 
 }  // namespace
 
@@ -185,13 +215,15 @@ Status forget_mount(MetaStore& pool) {
   return pool.commit(batch);
 }
 
-Status end_mappers(const MetaStore& pool, const std::string& source,
-                   const std::function<bool(InodeId)>& is_coherent) {
-  BTD_ASSIGN(const auto row, pool.get(note_key()));
-  if (!row) return {};
-  const auto note = MountNote::from_row(*row);
-  if (!note || note->boot != boot_id()) return {};
-  Mappers mappers(*note, source, is_coherent);
+Result<bool> is_mount_noted(const MetaStore& pool) {
+  BTD_ASSIGN(const auto note, noted(pool));
+  return note.has_value();
+}
+
+Status end_mappers(const MetaStore& pool, const std::string& source, const Namespace& names) {
+  BTD_ASSIGN(const auto note, noted(pool));
+  if (!note) return {};
+  Mappers mappers(*note, source, names);
   for (const auto until = steady_clock::now() + kPatience;;) {
     BTD_ASSIGN(const auto one, mappers.end_all());
     if (!one) return {};

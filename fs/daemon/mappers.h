@@ -10,7 +10,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -18,7 +17,7 @@
 
 #include "alloc/metastore.h"
 #include "alloc/result.h"
-#include "fs/namespace/inode.h"
+#include "fs/namespace/namespace.h"
 
 namespace btd {
 
@@ -46,11 +45,13 @@ struct MappedRange {
 // it. Errors: the store's; ENODEV the mount is not to be found.
 Status note_mount(MetaStore& pool, const std::string& mountpoint);
 Status forget_mount(MetaStore& pool);
+// Whether one is noted, of this boot.
+Result<bool> is_mount_noted(const MetaStore& pool);
 
-// Ends (SIGKILL) the programs that map a file of the noted mount for which `is_coherent` holds, and
-// waits until none is left, 10 s at most. `source`: the pool's path. Call it before anything is
-// mounted by this pool. Errors: EBUSY one does not end; EPERM one may not be ended.
-Status end_mappers(const MetaStore& pool, const std::string& source,
-                   const std::function<bool(InodeId)>& is_coherent);
+// Ends (SIGKILL) the programs that map a coherent file of the noted mount, and waits until none is
+// left, 10 s at most. `source`: the pool's path. Those in other mount namespaces are found as long
+// as the mount is still in the table here. Those that this user may not look at are not found.
+// Errors: EBUSY one does not end; EPERM one may not be ended; those of Namespace::get().
+Status end_mappers(const MetaStore& pool, const std::string& source, const Namespace& names);
 
 }  // namespace btd

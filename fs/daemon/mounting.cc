@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <sstream>
 
 #include "fs/daemon/control.h"
@@ -214,17 +215,34 @@ Status unmount_fuse(const std::string& mountpoint, bool lazy) {
   return {};
 }
 
-std::vector<std::string> end_dead_mounts(const std::string& pool) {
-  std::vector<std::string> ended;
-  const std::vector<MountEntry> mounts = mounts_now();
+namespace {
+
+// The uppermost mount there, of whatever kind.
+std::optional<MountEntry> uppermost_at(const std::string& directory) {
+  std::optional<MountEntry> found;
+  for (MountEntry& mount : mounts_now())
+    if (mount.directory == directory) found = std::move(mount);
+  return found;
+}
+
+}  // namespace
+
+std::vector<std::string> detach_dead_mounts(const std::string& pool) {
+  std::vector<std::string> detached;
+  std::vector<MountEntry> mounts = mounts_now();
+  std::ranges::reverse(mounts);  // of several at one directory the last is the uppermost
   for (const MountEntry& mount : mounts) {
     if (!mount.is_of_pool(pool)) continue;
+    const auto is_uppermost = [&mount] {
+      const auto there = uppermost_at(mount.directory);
+      return there && there->device == mount.device && there->source == mount.source;
+    };
+    if (!is_uppermost()) continue;  // its user's to deal with
     end_connection(mount.device, mount.directory);
-    if (connection_number(mount.directory) == mount.device)  // else another one lies over it
-      (void)unmount_fuse(mount.directory, true);
-    ended.push_back(mount.directory);
+    if (is_uppermost()) (void)unmount_fuse(mount.directory, true);
+    if (!is_uppermost()) detached.push_back(mount.directory);
   }
-  return ended;
+  return detached;
 }
 
 unsigned connection_number(const std::string& mountpoint) {
@@ -244,7 +262,8 @@ void end_connection(unsigned number, const std::string& mountpoint) {
   const UniqueFd fd(number == 0 ? -1 : open(path.c_str(), O_WRONLY | O_CLOEXEC));
   if (fd && write(fd.get(), "1", 1) == 1) return;
   // Not whatever is mounted there now: only that connection.
-  if (number != 0 && connection_number(mountpoint) == number)
+  const auto uppermost = number == 0 ? std::nullopt : uppermost_at(mountpoint);
+  if (uppermost && uppermost->device == number && uppermost->type.starts_with("fuse"))
     (void)umount2(mountpoint.c_str(), UMOUNT_NOFOLLOW | MNT_FORCE | MNT_DETACH);
 }
 

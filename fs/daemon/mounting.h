@@ -32,7 +32,7 @@ Status unmount_fuse(const std::string& mountpoint, bool lazy);
 
 // Ends what is left of earlier mounts of a pool whose lock the caller has, so nobody serves them:
 // who waits for an answer gets an error, and the mounts are detached. The value: where they were.
-std::vector<std::string> end_dead_mounts(const std::string& pool);
+std::vector<std::string> detach_dead_mounts(const std::string& pool);
 
 // The number of a mount's connection in /sys/fs/fuse/connections; 0 if it cannot be told.
 unsigned connection_number(const std::string& mountpoint);

@@ -336,16 +336,17 @@ void StateTable::end(std::uint32_t slot) { put(slots_[slot].unique, std::uint64_
 
 std::optional<std::uint32_t> StateTable::adopt(std::uint64_t unique) {
   std::lock_guard lock(mutex_);
+  std::optional<std::uint32_t> adopted;
   for (std::uint32_t i = 0; i < kSlots; ++i) {
     if (claimed_[i] || slots_[i].unique != unique) continue;
-    claimed_[i] = true;
     for (std::uint32_t k = slots_[i].count; k > 0; --k) {
       const UndoItem item = slots_[i].items[k - 1];
       (void)add_locked(i, k - 1, item.id, -std::int64_t{item.dlookup}, -std::int64_t{item.dopens});
     }
-    return i;
+    if (!adopted) adopted = i;
   }
-  return std::nullopt;
+  if (adopted) claimed_[*adopted] = true;
+  return adopted;
 }
 
 void StateTable::forget_earlier_requests() {

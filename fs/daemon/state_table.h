@@ -69,7 +69,7 @@ class StateTable {
   void begin(std::uint32_t slot, std::uint64_t unique);
   void end(std::uint32_t slot);
   // The slot, left by an earlier worker, that was executing `unique`; claims it and takes back
-  // what the request had counted.
+  // what the request had counted, also in another slot (an open is counted where it is answered).
   std::optional<std::uint32_t> adopt(std::uint64_t unique);
   // No request of an earlier worker will come again: what is left of them was answered.
   void forget_earlier_requests();

@@ -93,8 +93,6 @@ class Supervisor {
     }
     BTD_ASSIGN(PoolLock lock, PoolLock::acquire(options_.pool));
     lock_fd_ = lock.fd();
-    for (const std::string& where : end_dead_mounts(options_.pool))
-      spdlog::warn("the mount at {} had no daemon any more; it is detached", where);
     const SocketRemover remover(BackingSocket::path_of(lock_fd_));  // while the lock is held
     BTD_TRY(prepare());
     BTD_TRY(start_worker(false));
@@ -211,6 +209,9 @@ class Supervisor {
 
   // The first worker has the pool open, so there is something to mount.
   Status mount_now() {
+    // The worker has looked for programs that map files of these (mappers.h).
+    for (const std::string& where : detach_dead_mounts(options_.pool))
+      spdlog::warn("the mount at {} had no daemon any more; it is detached", where);
     MountRequest request;
     request.source = options_.pool;
     request.mountpoint = options_.mountpoint;

@@ -196,7 +196,7 @@ class Worker {
     session_ = new_session(*server_);
     server_->session = session_;
     if (cluster_) {
-      BTD_TRY(note_mount(pool_->meta(), args_.mountpoint));
+      if (state_->header().workers == 0) BTD_TRY(note_mount(pool_->meta(), args_.mountpoint));
       server_->cluster = cluster_.get();
       server_->remote = &cluster_->remote();
       notifier_ =
@@ -351,8 +351,7 @@ class Worker {
       loop_->join();
     }
     if (notifier_) notifier_->stop();
-    if (cluster_) cluster_->end(!is_replaced_);
-    if (cluster_ && !is_replaced_) forget_mount_note();
+    if (cluster_) leave_cluster();
     files_.reset();
     const Status closed = pool_->close();
     if (!closed) spdlog::error("closing the pool: {}", closed.error().message);
@@ -360,8 +359,15 @@ class Worker {
     return closed ? 0 : 1;
   }
 
-  // Nothing of it is left in the kernel that another node could get.
-  void forget_mount_note() {
+  // A mount that was detached, or whose connection was ended, may still be mapped: as long as that
+  // is so, other nodes are not to get its pages.
+  void leave_cluster() {
+    if (is_replaced_) return cluster_->end(false);
+    const Status ended =
+        names_ ? end_mappers(pool_->meta(), pool_->facts().path, *names_) : Status{};
+    if (!ended) spdlog::error("the node does not leave the cluster: {}", ended.error().message);
+    cluster_->end(ended.has_value());
+    if (!ended) return;
     if (auto forgotten = forget_mount(pool_->meta()); !forgotten)
       spdlog::warn("noting in the pool that it is unmounted: {}", forgotten.error().message);
   }

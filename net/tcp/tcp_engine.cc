@@ -28,17 +28,6 @@ constexpr Time kCrowded = std::chrono::milliseconds(20);
 // Looks at the ring between two looks at the clock.
 constexpr int kSpins = 32;
 
-class Turn {
- public:
-  explicit Turn(std::binary_semaphore& of) : of_(of) { of_.acquire(); }
-  ~Turn() { of_.release(); }
-  Turn(const Turn&) = delete;
-  Turn& operator=(const Turn&) = delete;
-
- private:
-  std::binary_semaphore& of_;
-};
-
 }  // namespace
 
 Result<std::unique_ptr<Engine>> make_tcp_engine(const TcpOptions& options) {
@@ -114,7 +103,7 @@ io_uring_sqe* TcpEngine::entry() {
 // --- Rounds ---
 
 Result<std::size_t> TcpEngine::poll() {
-  const Turn turn(turn_);
+  const std::scoped_lock turn(turn_);
   if (ring_->must_enter() || !is_wake_armed_) BTD_TRY(ring_->enter());
   return round();
 }
@@ -131,7 +120,7 @@ bool TcpEngine::yield() {
 }
 
 Result<std::size_t> TcpEngine::wait(Time deadline) {
-  const Turn turn(turn_);
+  const std::scoped_lock turn(turn_);
   // What only waits to be submitted goes with the sleep, in one system call.
   if (ring_->is_asked() || (options().spin > Time{} && ring_->has_entries()))
     BTD_TRY(ring_->enter());

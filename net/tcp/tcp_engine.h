@@ -5,7 +5,7 @@
 #include <atomic>
 #include <list>
 #include <memory>
-#include <semaphore>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -147,7 +147,7 @@ class TcpEngine final : public SessionEngine {
 
   // Who has it uses all of the above: the engine's thread but while it sleeps, or who runs a task
   // then.
-  std::binary_semaphore turn_{1};
+  std::mutex turn_;
   bool is_asleep_ = false;
   Time asleep_until_{};
   std::uint64_t alarm_value_ = 0;
@@ -162,11 +162,11 @@ class TcpEngine::Lent {
     if (!engine_.options().is_lent) return;
     engine_.is_asleep_ = true;
     engine_.asleep_until_ = due;
-    engine_.turn_.release();
+    engine_.turn_.unlock();
   }
   ~Lent() {
     if (!engine_.options().is_lent) return;
-    engine_.turn_.acquire();
+    engine_.turn_.lock();
     engine_.is_asleep_ = false;
   }
   Lent(const Lent&) = delete;

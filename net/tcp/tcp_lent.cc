@@ -9,30 +9,36 @@
 
 namespace btd::net {
 
+namespace {
+
+// Endpoints that a task leaves something to do for. Of more, the ring might have no room for what
+// that needs, and only its thread can make some.
+constexpr std::size_t kMostMarked = 16;
+
+}  // namespace
+
 Status TcpEngine::sleep_lent(Time due) {
   if (!is_alarm_armed_) arm_alarm();
   if (ring_->has_entries()) BTD_TRY(ring_->enter());
-  if (ring_->has_events()) return {};
+  if (ring_->has_entries() || ring_->has_events()) return {};  // the kernel took not all
   const Lent lent(*this, due);
   return ring_->sleep_only(due == kNever ? kNever : due - now());
 }
 
+// Who has the turn itself, in a handler, does not get it (POSIX says that of a mutex).
 bool TcpEngine::run_asleep(const std::function<void()>& task) {
-  if (!turn_.try_acquire()) return false;
+  const std::unique_lock turn(turn_, std::try_to_lock);
   // What was submitted comes first, and is for the engine's thread, which alone enters the ring.
-  const bool is_mine = is_asleep_ && !has_tasks() && ring_->has_room();
-  if (is_mine) {
-    task();
-    serve_due();
-    const Time due = next_due();
-    if (ring_->has_entries() || !queued_.empty() || !broken_ || due <= Time{}) {
-      wake();
-    } else if (due < asleep_until_) {
-      set_alarm(due);
-    }
+  if (!turn || !is_asleep_ || has_tasks() || !ring_->has_room()) return false;
+  task();
+  if (marked() <= kMostMarked) serve_marked();
+  const Time due = next_due();
+  if (ring_->has_entries() || !queued_.empty() || !broken_ || due <= Time{}) {
+    wake();
+  } else if (due < asleep_until_) {
+    set_alarm(due);
   }
-  turn_.release();
-  return is_mine;
+  return true;
 }
 
 void TcpEngine::set_alarm(Time due) {

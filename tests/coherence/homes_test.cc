@@ -194,6 +194,18 @@ TEST_F(HomesTest, WhoWaitsForAMountThatEndedIsServedWhenALaterOneIsKnown) {
   EXPECT_TRUE(granted());
 }
 
+TEST_F(HomesTest, WhatAMountHeldIsNobodysThoughItsWordIsTakenLater) {
+  attach(kUser, false, {holding(0, Rights::kOwned)});  // waits until all have said what they hold
+  homes_.gone(kUser, kUser);
+  attach(kThird, false);
+  all_told();
+  EXPECT_FALSE(writes_back(kUser, 0));
+  homes_.arrived(kThird, {.file = kFile,
+                          .words = coherence::Acquire{.page = 0, .rights = Rights::kOwned},
+                          .tail = {}});
+  EXPECT_EQ(said<coherence::Grant>(kThird).size(), 1U);
+}
+
 TEST_F(HomesTest, AWordOfAnEarlierMountEndsNoLaterOne) {
   attach(kUser, false, {holding(0, Rights::kOwned), holding(1, Rights::kOwned)});
   all_told();

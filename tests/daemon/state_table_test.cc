@@ -199,6 +199,18 @@ TEST_F(StateTableTest, AdoptIsWholeAtEveryStore) {
                  });
 }
 
+// An open is counted in the slot of who answers it, beside that of who took the request.
+TEST_F(StateTableTest, AdoptTakesBackWhatWasCountedInAnotherSlot) {
+  const auto taker = state_->claim_slot(), answerer = state_->claim_slot();
+  state_->begin(*taker, 99);
+  state_->begin(*answerer, 99);
+  ASSERT_TRUE(state_->add(*taker, 10, 1, 0));
+  ASSERT_TRUE(state_->add(*answerer, 10, 0, 1));
+  attach();  // the worker died
+  EXPECT_EQ(state_->adopt(99), taker);
+  for (const auto& [id, counts] : contents(*state_)) EXPECT_EQ(Counts{}, counts) << id;
+}
+
 TEST_F(StateTableTest, ReleaseIsTakenBackEvenIfTheEntryWentWithIt) {
   ASSERT_TRUE(state_->add(kNoSlot, 8, 0, 1));
   at_every_store(

@@ -131,6 +131,8 @@ std::vector<std::byte> write_request(std::uint64_t seq, std::uint64_t key,
 
 class SessionEngineTest : public ::testing::Test {
  protected:
+  explicit SessionEngineTest(const EngineOptions& with = options()) : shell(with) {}
+
   SessionEndpoint* accept(const wire::Hello& from) {
     auto acceptance = shell.accept(from, "peer", [this](Endpoint&) { return &events; });
     const auto* accepted = std::get_if<Shell::Accepted>(&acceptance);
@@ -147,7 +149,19 @@ class SessionEngineTest : public ::testing::Test {
   }
 
   Recorder events;
-  Shell shell{options()};
+  Shell shell;
+};
+
+class LateEngineTest : public SessionEngineTest {
+ protected:
+  LateEngineTest() : SessionEngineTest(late()) {}
+
+ private:
+  static EngineOptions late() {
+    EngineOptions with = options();
+    with.late = milliseconds(1);
+    return with;
+  }
 };
 
 // The link ends between a write and the fence that fails: the write may not pass for durable when
@@ -180,7 +194,17 @@ TEST_F(SessionEngineTest, AWriteThatIsNotDurableIsNotAcknowledgedLater) {
   EXPECT_EQ(answer.error, EIO);
 }
 
-TEST_F(SessionEngineTest, TheAnswerToAMessageWaitsAMomentForSomethingToGoWith) {
+TEST_F(SessionEngineTest, TheAnswerToAMessageWaitsForNothing) {
+  SessionEndpoint* endpoint = accept(hello(1));
+  ASSERT_NE(endpoint, nullptr);
+  const std::array payload{std::byte{1}};
+  shell.feed(*endpoint, request(Verb::kSend, 0, 0, payload));
+  ASSERT_TRUE(shell.poll().has_value());
+  EXPECT_EQ(last_answer().seq, 0U);
+  EXPECT_EQ(shell.next_time(), kNever);
+}
+
+TEST_F(LateEngineTest, TheAnswerToAMessageWaitsAMomentForSomethingToGoWith) {
   SessionEndpoint* endpoint = accept(hello(1));
   ASSERT_NE(endpoint, nullptr);
   const std::array payload{std::byte{1}};

@@ -90,7 +90,9 @@ class Running {
   std::thread thread_;
 };
 
-EngineOptions lent(Time spin = Time{}) { return {.spin = spin, .is_lent = true}; }
+EngineOptions lent(Time spin = Time{}) {
+  return {.spin = spin, .is_lent = true, .late = milliseconds(1)};
+}
 
 class TcpLent : public ::testing::TestWithParam<Time> {
  protected:
@@ -183,6 +185,40 @@ TEST_P(TcpLent, TasksOfAThreadKeepTheirOrder) {
   EXPECT_EQ(asked_.errors, 0);
   RecordProperty("run_by_others", std::to_string(here));
   std::printf("%u of %u tasks were run by others\n", here.load(), kThreads * kEach);
+}
+
+// As the engine of a thread that makes a call now and then.
+TEST(TcpNotLent, WhoTookAMessageMayLeaveItsEngineAloneForLong) {
+  constexpr auto kSilence = milliseconds(100);
+  Counter served, asked;
+  std::string address;
+  Running server{EngineOptions{.patience = {.silence = kSilence}, .spin = Time{}}};
+  Endpoint* to_client = nullptr;
+  server.run([&] {
+    address = server
+                  ->listen("127.0.0.1:0",
+                           [&](Endpoint& endpoint) {
+                             to_client = &endpoint;
+                             return &served;
+                           })
+                  .value_or("");
+  });
+  const auto client = make_engine(NoSecurity{}, EngineOptions{.spin = Time{}});
+  ASSERT_TRUE(client->connect(address, asked));
+  const auto poll_until = [&](auto&& condition) {
+    return within_patience([&] {
+      EXPECT_TRUE(client->poll().has_value());
+      return condition();
+    });
+  };
+  ASSERT_TRUE(poll_until([&] { return asked.ups == 1 && served.ups == 1; }));
+  std::array<std::uint32_t, 2> words{};
+  const iovec local{words.data(), sizeof(words)};
+  server.run([&] { EXPECT_TRUE(to_client->send({&local, 1}, 1, kNever).has_value()); });
+  ASSERT_TRUE(poll_until([&] { return asked.messages == 1; }));
+  std::this_thread::sleep_for(5 * kSilence);
+  EXPECT_EQ(served.errors, 0) << "the peer takes it for dead";
+  EXPECT_EQ(served.completions, 1);
 }
 
 TEST(TcpNotLent, NobodyElseRunsAnything) {
