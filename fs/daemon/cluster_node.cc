@@ -45,8 +45,8 @@ Result<std::unique_ptr<net::Engine>> tcp_engine(const net::Security& security, N
 
 // Before the node is a member again, and its pages others'.
 Status end_last_mappers(Pool& pool, MetaStore& store) {
-  BTD_ASSIGN(const bool is_noted, is_mount_noted(pool.meta()));
-  if (!is_noted) return {};
+  BTD_ASSIGN(const auto noted, noted_mount(pool.meta()));
+  if (!noted) return {};
   BTD_ASSIGN(const auto names, Namespace::open(store));
   return end_mappers(pool.meta(), pool.facts().path, *names);
 }

@@ -149,14 +149,6 @@ class Mappers {
   std::set<pid_t> told_;
 };
 
-// Of this boot.
-Result<std::optional<MountNote>> noted(const MetaStore& pool) {
-  BTD_ASSIGN(const auto row, pool.get(note_key()));
-  auto note = row ? MountNote::from_row(*row) : std::nullopt;
-  if (note && note->boot != boot_id()) note.reset();
-  return note;
-}
-
 }  // namespace
 
 std::string MountNote::to_row() const {
@@ -215,13 +207,15 @@ Status forget_mount(MetaStore& pool) {
   return pool.commit(batch);
 }
 
-Result<bool> is_mount_noted(const MetaStore& pool) {
-  BTD_ASSIGN(const auto note, noted(pool));
-  return note.has_value();
+Result<std::optional<MountNote>> noted_mount(const MetaStore& pool) {
+  BTD_ASSIGN(const auto row, pool.get(note_key()));
+  auto note = row ? MountNote::from_row(*row) : std::nullopt;
+  if (note && note->boot != boot_id()) note.reset();
+  return note;
 }
 
 Status end_mappers(const MetaStore& pool, const std::string& source, const Namespace& names) {
-  BTD_ASSIGN(const auto note, noted(pool));
+  BTD_ASSIGN(const auto note, noted_mount(pool));
   if (!note) return {};
   Mappers mappers(*note, source, names);
   for (const auto until = steady_clock::now() + kPatience;;) {

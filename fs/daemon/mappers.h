@@ -45,8 +45,8 @@ struct MappedRange {
 // it. Errors: the store's; ENODEV the mount is not to be found.
 Status note_mount(MetaStore& pool, const std::string& mountpoint);
 Status forget_mount(MetaStore& pool);
-// Whether one is noted, of this boot.
-Result<bool> is_mount_noted(const MetaStore& pool);
+// The one that is noted, if it is of this boot.
+Result<std::optional<MountNote>> noted_mount(const MetaStore& pool);
 
 // Ends (SIGKILL) the programs that map a coherent file of the noted mount, and waits until none is
 // left, 10 s at most. `source`: the pool's path. Those in other mount namespaces are found as long

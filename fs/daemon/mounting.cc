@@ -227,6 +227,16 @@ std::optional<MountEntry> uppermost_at(const std::string& directory) {
 
 }  // namespace
 
+// Without fusectl, by an unmount that only ends the connection where somebody uses the mount.
+void end_dead_connections(const std::string& pool) {
+  for (const MountEntry& mount : mounts_now()) {
+    if (!mount.is_of_pool(pool) || abort_connection(mount.device)) continue;
+    const auto there = uppermost_at(mount.directory);
+    if (there && there->device == mount.device && there->source == mount.source)
+      (void)umount2(mount.directory.c_str(), UMOUNT_NOFOLLOW | MNT_FORCE);
+  }
+}
+
 std::vector<std::string> detach_dead_mounts(const std::string& pool) {
   std::vector<std::string> detached;
   std::vector<MountEntry> mounts = mounts_now();
@@ -257,10 +267,15 @@ void set_read_ahead(unsigned number, unsigned kib) {
   std::ofstream("/sys/class/bdi/0:" + std::to_string(number) + "/read_ahead_kb") << kib;
 }
 
-void end_connection(unsigned number, const std::string& mountpoint) {
+bool abort_connection(unsigned number) {
+  if (number == 0) return false;
   const std::string path = "/sys/fs/fuse/connections/" + std::to_string(number) + "/abort";
-  const UniqueFd fd(number == 0 ? -1 : open(path.c_str(), O_WRONLY | O_CLOEXEC));
-  if (fd && write(fd.get(), "1", 1) == 1) return;
+  const UniqueFd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  return fd && write(fd.get(), "1", 1) == 1;
+}
+
+void end_connection(unsigned number, const std::string& mountpoint) {
+  if (abort_connection(number)) return;
   // Not whatever is mounted there now: only that connection.
   const auto uppermost = number == 0 ? std::nullopt : uppermost_at(mountpoint);
   if (uppermost && uppermost->device == number && uppermost->type.starts_with("fuse"))

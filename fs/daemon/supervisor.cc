@@ -93,6 +93,7 @@ class Supervisor {
     }
     BTD_ASSIGN(PoolLock lock, PoolLock::acquire(options_.pool));
     lock_fd_ = lock.fd();
+    end_dead_connections(options_.pool);  // before anybody looks at programs that wait for them
     const SocketRemover remover(BackingSocket::path_of(lock_fd_));  // while the lock is held
     BTD_TRY(prepare());
     BTD_TRY(start_worker(false));

@@ -363,6 +363,7 @@ class Worker {
   // is so, other nodes are not to get its pages.
   void leave_cluster() {
     if (is_replaced_) return cluster_->end(false);
+    end_connection_if_used();
     const Status ended =
         names_ ? end_mappers(pool_->meta(), pool_->facts().path, *names_) : Status{};
     if (!ended) spdlog::error("the node does not leave the cluster: {}", ended.error().message);
@@ -370,6 +371,15 @@ class Worker {
     if (!ended) return;
     if (auto forgotten = forget_mount(pool_->meta()); !forgotten)
       spdlog::warn("noting in the pool that it is unmounted: {}", forgotten.error().message);
+  }
+
+  // Of a mount that was detached and is in use: programs that wait in it could not be looked at.
+  // The number is this connection's as long as that lives.
+  void end_connection_if_used() const {
+    pollfd connection{fuse_fd_, POLLIN, 0};
+    if (fuse_fd_ < 0 || poll(&connection, 1, 0) < 0 || (connection.revents & POLLERR) != 0) return;
+    if (const auto noted = noted_mount(pool_->meta()); noted && *noted)
+      (void)abort_connection((*noted)->device);
   }
 
   const WorkerArgs& args_;

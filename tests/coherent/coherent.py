@@ -290,6 +290,32 @@ def mappers():
         check(other.value() == 1 and other.end() == 0, 'who maps its own file ended too')
 
 
+def detached():
+    """A mount that was detached is served on by the next worker too; when its daemon is stopped, who maps a
+    coherent file of it ends, and others get the pages."""
+    with Mounts(2) as c:
+        with open(c.path(1, 'd', 'kept'), 'wb') as f:
+            f.write(bytes([1] * 4096 + [2] * 4096))
+        wait_until(lambda: os.path.exists(c.path(2, 'd', 'kept')), 5, 'the file')
+        program = Toucher(c.path(2, 'd', 'kept'), 8192)
+        program.begin(0)
+        check(program.value() == 1, 'the first page')
+        facts = c.facts(2)
+        must('umount', '-l', c.path(2))
+        os.kill(facts['worker']['pid'], signal.SIGKILL)
+        program.begin(4096)
+        check(program.value() == 2, 'the page that the next worker brings')
+        os.kill(facts['supervisor']['pid'], signal.SIGTERM)
+        wait_until(lambda: program.process.poll() is not None, 10, 'the end of the program')
+        check(program.end() == -signal.SIGKILL, 'it ended by itself')
+        with open(c.path(1, 'd', 'kept'), 'r+b') as f, mmap.mmap(f.fileno(), 8192) as memory:
+            memory[4096] = 3
+        wait_until(lambda: not alive(facts['supervisor']['pid']), 10, 'the end of the daemon')
+        c.must('start', 'n2')
+        with open(c.path(2, 'd', 'kept'), 'rb') as f:
+            check(f.read(4097)[4096] == 3, 'the file after a new mount')
+
+
 def notifier_killed():
     """Notifiers die under programs: each is replaced, and after too many the worker does without."""
     with Mounts(2) as c:
@@ -325,5 +351,5 @@ if __name__ == '__main__':
         touch(*sys.argv[2:])
     else:
         main({'two': two, 'three': three, 'mode': mode, 'grown': grown, 'killed': killed,
-              'user_killed': user_killed, 'blocked': blocked, 'all_killed': all_killed, 'left': left, 'node_killed': node_killed,
-              'mappers': mappers, 'notifier_killed': notifier_killed, 'seen': seen}, timeout=120)
+              'user_killed': user_killed, 'blocked': blocked, 'all_killed': all_killed, 'left': left,
+              'node_killed': node_killed, 'mappers': mappers, 'detached': detached, 'notifier_killed': notifier_killed, 'seen': seen}, timeout=120)
