@@ -123,13 +123,6 @@ Status write_cluster_file(const State& state, const Host& node) {
   return out ? Status() : errno_of(state.cluster_file(node));
 }
 
-std::optional<MountEntry> uppermost_at(const std::string& path) {
-  std::optional<MountEntry> found;
-  for (MountEntry& mount : mounts_now())
-    if (mount.directory == path) found = std::move(mount);
-  return found;
-}
-
 bool is_mount_of(const State& state, const Host& node, const MountEntry& mount) {
   return mount.is_of_pool(state.pool(node));
 }
@@ -141,7 +134,7 @@ bool is_pool_in_ram(const MountEntry& mount) {
 template <class IsOurs>
 Status detach_all_at(const std::string& path, const IsOurs& is_ours) {
   for (int i = 0; i < kMostMounts; ++i) {
-    const auto mount = uppermost_at(path);
+    const auto mount = uppermost_mount(path);
     if (!mount) return {};
     if (!is_ours(*mount))
       return fail(EBUSY, fmt::format("{} is mounted at {} and is not of this cluster; unmount it, "
@@ -232,7 +225,7 @@ Status kill_host(const State& state, const Host& host, const Belongs& belongs) {
 }
 
 bool is_mounted(const State& state, const Host& node) {
-  const auto mount = uppermost_at(state.mount(node));
+  const auto mount = uppermost_mount(state.mount(node));
   return mount && is_mount_of(state, node, *mount);
 }
 

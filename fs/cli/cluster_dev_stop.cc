@@ -46,7 +46,8 @@ Status end_processes(State& state) {
 
 // Nothing is removed through a mount.
 Status check_unmounted(const std::string& directory) {
-  for (const MountEntry& mount : mounts_now())
+  BTD_ASSIGN(const auto mounts, mounts_now());
+  for (const MountEntry& mount : mounts)
     if (mount.directory == directory || mount.directory.starts_with(directory + "/"))
       return fail(EBUSY, fmt::format("{} is mounted at {} and is not of this cluster; unmount it, "
                                      "then stop again",

@@ -4,8 +4,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cstdlib>
-#include <memory>
 #include <utility>
 
 #include "fs/cli/config.h"
@@ -16,19 +14,13 @@
 namespace btd::cli {
 namespace {
 
-// Itself where it cannot be resolved. That reads links only, so it asks no mount for anything.
-std::string resolved(const std::string& path) {
-  const std::unique_ptr<char, decltype(&std::free)> full(::realpath(path.c_str(), nullptr),
-                                                         &std::free);
-  return full ? full.get() : path;
-}
-
 // A mount of the pool itself that is left there is the supervisor's, which has the pool's lock: to
 // look at it might be to wait for an answer that nobody gives.
 Status check_mountpoint(const std::string& directory, const std::string& pool) {
-  const std::string where = resolved(directory), what = resolved(pool);
-  for (const MountEntry& mount : mounts_now())
-    if (mount.directory == where && mount.is_of_pool(what)) return {};
+  const auto where = resolved_path(directory), what = resolved_path(pool);
+  BTD_ASSIGN(const auto mounts, mounts_now());
+  for (const MountEntry& mount : mounts)
+    if (where && what && mount.directory == *where && mount.is_of_pool(*what)) return {};
   struct stat info{};
   if (::stat(directory.c_str(), &info) != 0) {
     const int code = errno;

@@ -2,9 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <cstdlib>
-#include <memory>
-
 #include "fs/cli/paths.h"
 
 namespace btd::cli {
@@ -14,13 +11,6 @@ bool is_within(std::string_view path, std::string_view directory) {
   if (directory == "/") return true;
   return path.starts_with(directory) &&
          (path.size() == directory.size() || path[directory.size()] == '/');
-}
-
-// Empty where it cannot be resolved; errno says why.
-std::string resolve(const std::string& path) {
-  const std::unique_ptr<char, decltype(&std::free)> full(::realpath(path.c_str(), nullptr),
-                                                         &std::free);
-  return full ? std::string(full.get()) : std::string();
 }
 
 }  // namespace
@@ -55,15 +45,14 @@ Result<MountEntry> choose_mount(const std::vector<MountEntry>& mounts,
 }
 
 Result<MountEntry> find_mount(const std::optional<std::string>& path) {
-  const std::vector<MountEntry> mounts = mounts_now();
+  BTD_ASSIGN(const std::vector<MountEntry> mounts, mounts_now());
   if (!path) return choose_mount(mounts, path);
   // A mount point is named as it is: resolving it would need an answer from its daemon.
   for (const MountEntry& mount : mounts) {
     if (mount.type == kFileSystemType && mount.directory == *path)
       return choose_mount(mounts, path);
   }
-  const std::string full = resolve(*path);
-  if (full.empty()) return errno_of(*path);
+  BTD_ASSIGN(const std::string full, resolved_path(*path));
   return choose_mount(mounts, full);
 }
 

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <future>
@@ -32,6 +33,13 @@ Result<std::string> absolute_path(const std::string& path) {
   std::string text = full.lexically_normal().string();
   if (text.size() > 1 && text.back() == '/') text.pop_back();
   return text;
+}
+
+Result<std::string> resolved_path(const std::string& path) {
+  const std::unique_ptr<char, decltype(&std::free)> full(::realpath(path.c_str(), nullptr),
+                                                         &std::free);
+  if (!full) return errno_of(path);
+  return std::string(full.get());
 }
 
 Result<std::string> read_file(const std::string& path) {

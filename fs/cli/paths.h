@@ -19,6 +19,9 @@ std::unexpected<Error> errno_of(const std::string& subject, int code = errno);
 // working directory.
 Result<std::string> absolute_path(const std::string& path);
 
+// `path` without links. That reads links only, so it asks no mount that it ends at for anything.
+Result<std::string> resolved_path(const std::string& path);
+
 // The whole of a small file.
 Result<std::string> read_file(const std::string& path);
 

@@ -215,50 +215,37 @@ Status unmount_fuse(const std::string& mountpoint, bool lazy) {
   return {};
 }
 
-namespace {
-
-// The uppermost mount there, of whatever kind.
-std::optional<MountEntry> uppermost_at(const std::string& directory) {
-  std::optional<MountEntry> found;
-  for (MountEntry& mount : mounts_now())
-    if (mount.directory == directory) found = std::move(mount);
-  return found;
-}
-
-}  // namespace
-
 // Without fusectl, by an unmount that only ends the connection where somebody uses the mount.
 void end_dead_connections(const std::string& pool) {
-  for (const MountEntry& mount : mounts_now()) {
-    if (!mount.is_of_pool(pool) || abort_connection(mount.device)) continue;
-    const auto there = uppermost_at(mount.directory);
-    if (there && there->device == mount.device && there->source == mount.source)
+  const auto mounts = mounts_now();
+  if (!mounts) return;
+  for (const MountEntry& mount : *mounts)
+    if (mount.is_of_pool(pool) && !abort_connection(mount.device) && is_uppermost(mount))
       (void)umount2(mount.directory.c_str(), UMOUNT_NOFOLLOW | MNT_FORCE);
-  }
 }
 
+// Of several at one directory the last is the uppermost. What lies under another's is its user's to
+// deal with.
 std::vector<std::string> detach_dead_mounts(const std::string& pool) {
   std::vector<std::string> detached;
-  std::vector<MountEntry> mounts = mounts_now();
-  std::ranges::reverse(mounts);  // of several at one directory the last is the uppermost
-  for (const MountEntry& mount : mounts) {
-    if (!mount.is_of_pool(pool)) continue;
-    const auto is_uppermost = [&mount] {
-      const auto there = uppermost_at(mount.directory);
-      return there && there->device == mount.device && there->source == mount.source;
-    };
-    if (!is_uppermost()) continue;  // its user's to deal with
+  auto mounts = mounts_now();
+  if (!mounts) return detached;
+  std::ranges::reverse(*mounts);
+  for (const MountEntry& mount : *mounts) {
+    if (!mount.is_of_pool(pool) || !is_uppermost(mount)) continue;
     end_connection(mount.device, mount.directory);
-    if (is_uppermost()) (void)unmount_fuse(mount.directory, true);
-    if (!is_uppermost()) detached.push_back(mount.directory);
+    if (is_uppermost(mount)) (void)unmount_fuse(mount.directory, true);
+    if (!is_uppermost(mount)) detached.push_back(mount.directory);
   }
   return detached;
 }
 
 unsigned connection_number(const std::string& mountpoint) {
   // The table is asked, since asking the mount itself would be a request to it.
+  const auto mounts = mounts_now();
   unsigned number = 0;
-  for (const MountEntry& mount : mounts_now())
+  if (!mounts) return number;
+  for (const MountEntry& mount : *mounts)
     if (mount.directory == mountpoint && mount.type.starts_with("fuse")) number = mount.device;
   return number;
 }
@@ -277,7 +264,7 @@ bool abort_connection(unsigned number) {
 void end_connection(unsigned number, const std::string& mountpoint) {
   if (abort_connection(number)) return;
   // Not whatever is mounted there now: only that connection.
-  const auto uppermost = number == 0 ? std::nullopt : uppermost_at(mountpoint);
+  const auto uppermost = number == 0 ? std::nullopt : uppermost_mount(mountpoint);
   if (uppermost && uppermost->device == number && uppermost->type.starts_with("fuse"))
     (void)umount2(mountpoint.c_str(), UMOUNT_NOFOLLOW | MNT_FORCE | MNT_DETACH);
 }

@@ -37,14 +37,6 @@ Result<std::string> canonical(const std::string& path) {
   return text;
 }
 
-// The uppermost mount at a canonical path.
-std::optional<MountEntry> find_in_table(const std::string& path) {
-  std::optional<MountEntry> found;
-  for (MountEntry& mount : mounts_now())
-    if (mount.directory == path) found = std::move(mount);
-  return found;
-}
-
 // Whether the device shows this image.
 bool shows_image(const std::string& device, const std::string& image) {
   const UniqueFd fd(::open(device.c_str(), O_RDONLY | O_CLOEXEC));
@@ -156,7 +148,7 @@ std::string image_of(const std::string& path) { return path + ".img"; }
 
 Result<Mount> mount_at(const std::string& path) {
   BTD_ASSIGN(const std::string point, canonical(path));
-  const auto row = find_in_table(point);
+  const auto row = uppermost_mount(point);
   if (!row) return Mount{};
   if (row->type == "tmpfs" && row->source == kLabel) return Mount{true, Emulation::kRam};
   if (row->source.starts_with("/dev/loop") && shows_image(row->source, image_of(point)))

@@ -1,6 +1,7 @@
 #include "fs/pool/mount_table.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <fstream>
 #include <iterator>
@@ -60,10 +61,26 @@ std::vector<MountEntry> parse_mountinfo(std::string_view text) {
   return mounts;
 }
 
-std::vector<MountEntry> mounts_now() {
-  std::ifstream table("/proc/self/mountinfo");
+Result<std::vector<MountEntry>> mounts_now() {
+  const char* const path = "/proc/self/mountinfo";
+  std::ifstream table(path);
   const std::string text{std::istreambuf_iterator<char>(table), std::istreambuf_iterator<char>()};
+  if (!table) return fail(EIO, std::string(path) + " cannot be read; is /proc mounted?");
   return parse_mountinfo(text);
+}
+
+std::optional<MountEntry> uppermost_mount(std::string_view directory) {
+  std::optional<MountEntry> found;
+  auto mounts = mounts_now();
+  if (!mounts) return found;
+  for (MountEntry& mount : *mounts)
+    if (mount.directory == directory) found = std::move(mount);
+  return found;
+}
+
+bool is_uppermost(const MountEntry& mount) {
+  const auto there = uppermost_mount(mount.directory);
+  return there && there->device == mount.device && there->source == mount.source;
 }
 
 }  // namespace btd

@@ -2,9 +2,12 @@
 // Reads only; any thread.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "alloc/result.h"
 
 namespace btd {
 
@@ -27,7 +30,12 @@ struct MountEntry {
 // not have mountinfo's form are passed over.
 std::vector<MountEntry> parse_mountinfo(std::string_view text);
 
-// Those of this process; none if the table cannot be read.
-std::vector<MountEntry> mounts_now();
+// Those of this process. Errors: those of reading the table.
+Result<std::vector<MountEntry>> mounts_now();
+
+// The uppermost mount at a canonical path; none also if the table cannot be read.
+std::optional<MountEntry> uppermost_mount(std::string_view directory);
+// Whether it is the uppermost at its directory.
+[[nodiscard]] bool is_uppermost(const MountEntry& mount);
 
 }  // namespace btd

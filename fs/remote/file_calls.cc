@@ -95,6 +95,7 @@ Result<wire::Attributes> FileCalls::change(const wire::ChangeRequest& request) {
   if (is_resized) {
     BTD_ASSIGN(const RegionCache::Unmapped unmapped, regions_.unmap(request.id));
     BTD_TRY(files_.resize(request.id, fd.get(), request.size));
+    files_.changed(request.id);
     BTD_TRY(files_.wrote(request.id));
   }
   BTD_TRY(set_times(fd.get(), request));
@@ -124,8 +125,8 @@ Result<wire::Attributes> FileCalls::allocate(const wire::AllocateRequest& reques
   }
   BTD_TRY(files_.allocate(request.id, fd.get(), static_cast<int>(request.mode), request.offset,
                           request.length));
-  BTD_TRY(files_.wrote(request.id));
   files_.changed(request.id);
+  BTD_TRY(files_.wrote(request.id));
   BTD_TRY(files_.sync(request.id, fd.get(), false));
   return attributes_of(fd.get());
 }
@@ -142,8 +143,8 @@ Result<wire::WriteResponse> FileCalls::write(const wire::WriteRequest& request,
     if (n <= 0) return fail(n < 0 ? errno : EIO);
     done += static_cast<std::size_t>(n);
   }
-  BTD_TRY(files_.wrote(request.id));
   files_.changed(request.id);
+  BTD_TRY(files_.wrote(request.id));
   if ((request.flags & wire::kWriteDurable) != 0) BTD_TRY(files_.sync(request.id, fd.get(), true));
   BTD_ASSIGN(const struct stat facts, facts_of(fd.get()));
   return wire::WriteResponse{.size = static_cast<std::uint64_t>(facts.st_size)};
@@ -177,8 +178,8 @@ Result<wire::WriteResponse> FileCalls::append(NodeId peer, const wire::AppendReq
     const Status done = append_all(fd.get(), bytes);
     appends_.end(peer, request, done.has_value());
     BTD_TRY(done);
-    BTD_TRY(files_.wrote(request.id));
     files_.changed(request.id);
+    BTD_TRY(files_.wrote(request.id));
   }
   if ((request.flags & wire::kAppendDurable) != 0) BTD_TRY(files_.sync(request.id, fd.get(), true));
   BTD_ASSIGN(const struct stat facts, facts_of(fd.get()));

@@ -196,7 +196,7 @@ void TcpEngine::take(const io_uring_cqe& completion) {
 
 // What was put off to the end of the round.
 void TcpEngine::arm(bool is_to_sleep) {
-  if (!is_wake_armed_) arm_wake();
+  if (!is_wake_armed_) is_wake_armed_ = arm_read(event_.get(), event_value_, Io::kWake);
   for (Listener& listener : listeners_)
     if (!listener.is_accepting && (listener.next == Time{} || now() >= listener.next))
       arm_accept(listener);
@@ -214,12 +214,13 @@ void TcpEngine::arm(bool is_to_sleep) {
   queued_.resize(kept);
 }
 
-void TcpEngine::arm_wake() {
+// False: the ring is broken.
+bool TcpEngine::arm_read(int from, std::uint64_t& into, Io what) {
   io_uring_sqe* read = entry();
-  if (read == nullptr) return;
-  io_uring_prep_read(read, event_.get(), &event_value_, sizeof(event_value_), 0);
-  io_uring_sqe_set_data64(read, user_data(this, Io::kWake));
-  is_wake_armed_ = true;
+  if (read == nullptr) return false;
+  io_uring_prep_read(read, from, &into, sizeof(into), 0);
+  io_uring_sqe_set_data64(read, user_data(this, what));
+  return true;
 }
 
 void TcpEngine::wake() {

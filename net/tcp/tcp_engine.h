@@ -61,7 +61,7 @@ class TcpEngine final : public SessionEngine {
   Time next_due();
   void arm(bool is_to_sleep);
 
-  void arm_wake();
+  bool arm_read(int from, std::uint64_t& into, Io what);
   void arm_accept(Listener& listener);
   void accepted(Listener& listener, const io_uring_cqe& completion);
   void end_overdue();
@@ -91,7 +91,6 @@ class TcpEngine final : public SessionEngine {
   // tcp_lent.cc
   class Lent;
   Status sleep_lent(Time due);
-  void arm_alarm();
   void set_alarm(Time due);
 
   void send(Link& link);

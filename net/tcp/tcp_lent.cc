@@ -18,7 +18,7 @@ constexpr std::size_t kMostMarked = 16;
 }  // namespace
 
 Status TcpEngine::sleep_lent(Time due) {
-  if (!is_alarm_armed_) arm_alarm();
+  if (!is_alarm_armed_) is_alarm_armed_ = arm_read(alarm_.get(), alarm_value_, Io::kAlarm);
   if (ring_->has_entries()) BTD_TRY(ring_->enter());
   if (ring_->has_entries() || ring_->has_events()) return {};  // the kernel took not all
   const Lent lent(*this, due);
@@ -47,14 +47,6 @@ void TcpEngine::set_alarm(Time due) {
                       .it_value = {.tv_sec = seconds.count(), .tv_nsec = (due - seconds).count()}};
   if (::timerfd_settime(alarm_.get(), TFD_TIMER_ABSTIME, &at, nullptr) != 0) return wake();
   asleep_until_ = due;
-}
-
-void TcpEngine::arm_alarm() {
-  io_uring_sqe* read = entry();
-  if (read == nullptr) return;
-  io_uring_prep_read(read, alarm_.get(), &alarm_value_, sizeof(alarm_value_), 0);
-  io_uring_sqe_set_data64(read, user_data(this, Io::kAlarm));
-  is_alarm_armed_ = true;
 }
 
 }  // namespace btd::net

@@ -89,6 +89,11 @@ class HomesTest : public ::testing::Test {
     for (const NodeId node : {kOwn, kUser, kThird}) homes_.told(node);
     tasks_.run_one();  // the file is open
   }
+  void asks_for(NodeId node, Page page) {
+    homes_.arrived(node, {.file = kFile,
+                          .words = coherence::Acquire{.page = page, .rights = Rights::kOwned},
+                          .tail = {}});
+  }
   // What its kernel had stored; whether home took it.
   bool writes_back(NodeId node, Page page) {
     const std::byte byte{static_cast<unsigned char>(0x10 * node + page)};
@@ -165,9 +170,7 @@ TEST_F(HomesTest, WhatWasAskedIsAskedAgainBehindTheAnswer) {
   attach(kUser, false, {holding(0, Rights::kOwned)});
   attach(kThird, false);
   all_told();
-  homes_.arrived(kThird, {.file = kFile,
-                          .words = coherence::Acquire{.page = 0, .rights = Rights::kOwned},
-                          .tail = {}});
+  asks_for(kThird, 0);
   network_.run_until([&] { return !said<coherence::Recall>(kUser).empty(); },
                      std::chrono::seconds(1));
   ASSERT_EQ(said<coherence::Recall>(kUser).size(), 1U);
@@ -183,9 +186,7 @@ TEST_F(HomesTest, WhoWaitsForAMountThatEndedIsServedWhenALaterOneIsKnown) {
   attach(kUser, false, {holding(0, Rights::kOwned)});
   attach(kThird, false);
   all_told();
-  homes_.arrived(kThird, {.file = kFile,
-                          .words = coherence::Acquire{.page = 0, .rights = Rights::kOwned},
-                          .tail = {}});
+  asks_for(kThird, 0);
   const auto granted = [&] { return !said<coherence::Grant>(kThird).empty(); };
   network_.run_until(granted, std::chrono::seconds(1));
   homes_.mounted(kUser, kUser);
@@ -200,9 +201,7 @@ TEST_F(HomesTest, WhatAMountHeldIsNobodysThoughItsWordIsTakenLater) {
   attach(kThird, false);
   all_told();
   EXPECT_FALSE(writes_back(kUser, 0));
-  homes_.arrived(kThird, {.file = kFile,
-                          .words = coherence::Acquire{.page = 0, .rights = Rights::kOwned},
-                          .tail = {}});
+  asks_for(kThird, 0);
   EXPECT_EQ(said<coherence::Grant>(kThird).size(), 1U);
 }
 

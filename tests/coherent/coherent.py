@@ -172,15 +172,21 @@ def touch(path, size):
         print(memory[int(line)], flush=True)
 
 
-def hold_a_drop(c):
-    """A word to n2's kernel, to drop all pages of a file, waits for a page of it that n1 does not bring:
-    what each worker says that finds programs which had the file open."""
+def two_pages(c):
+    """A program at n2 that has a file of n1 mapped, and has met the first of its two pages."""
     with open(c.path(1, 'd', 'held'), 'wb') as f:
         f.write(bytes([1] * 4096 + [2] * 4096))
     wait_until(lambda: os.path.exists(c.path(2, 'd', 'held')), 5, 'the file')
     program = Toucher(c.path(2, 'd', 'held'), 8192)
     program.begin(0)
     check(program.value() == 1, 'the first page')
+    return program
+
+
+def hold_a_drop(c):
+    """A word to n2's kernel, to drop all pages of a file, waits for a page of it that n1 does not bring:
+    what each worker says that finds programs which had the file open."""
+    program = two_pages(c)
     c.must('pause', 'n1')
     program.begin(4096)
     wait_until(lambda: c.facts(2)['cluster']['coherent']['waiting'] != 0, 5, 'a fill that waits')
@@ -294,12 +300,7 @@ def detached():
     """A mount that was detached is served on by the next worker too; when its daemon is stopped, who maps a
     coherent file of it ends, and others get the pages."""
     with Mounts(2) as c:
-        with open(c.path(1, 'd', 'kept'), 'wb') as f:
-            f.write(bytes([1] * 4096 + [2] * 4096))
-        wait_until(lambda: os.path.exists(c.path(2, 'd', 'kept')), 5, 'the file')
-        program = Toucher(c.path(2, 'd', 'kept'), 8192)
-        program.begin(0)
-        check(program.value() == 1, 'the first page')
+        program = two_pages(c)
         facts = c.facts(2)
         must('umount', '-l', c.path(2))
         os.kill(facts['worker']['pid'], signal.SIGKILL)
@@ -308,11 +309,11 @@ def detached():
         os.kill(facts['supervisor']['pid'], signal.SIGTERM)
         wait_until(lambda: program.process.poll() is not None, 10, 'the end of the program')
         check(program.end() == -signal.SIGKILL, 'it ended by itself')
-        with open(c.path(1, 'd', 'kept'), 'r+b') as f, mmap.mmap(f.fileno(), 8192) as memory:
+        with open(c.path(1, 'd', 'held'), 'r+b') as f, mmap.mmap(f.fileno(), 8192) as memory:
             memory[4096] = 3
         wait_until(lambda: not alive(facts['supervisor']['pid']), 10, 'the end of the daemon')
         c.must('start', 'n2')
-        with open(c.path(2, 'd', 'kept'), 'rb') as f:
+        with open(c.path(2, 'd', 'held'), 'rb') as f:
             check(f.read(4097)[4096] == 3, 'the file after a new mount')
 
 

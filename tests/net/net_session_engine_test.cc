@@ -139,6 +139,15 @@ class SessionEngineTest : public ::testing::Test {
     return accepted == nullptr ? nullptr : accepted->endpoint;
   }
 
+  // Of a peer that has just come.
+  void take_message() {
+    SessionEndpoint* endpoint = accept(hello(1));
+    ASSERT_NE(endpoint, nullptr);
+    const std::array payload{std::byte{1}};
+    shell.feed(*endpoint, request(Verb::kSend, 0, 0, payload));
+    ASSERT_TRUE(shell.poll().has_value());
+  }
+
   // Of a shell that sent nothing but answers without a payload.
   [[nodiscard]] wire::ResponseHeader last_answer() const {
     wire::ResponseHeader answer;
@@ -195,21 +204,13 @@ TEST_F(SessionEngineTest, AWriteThatIsNotDurableIsNotAcknowledgedLater) {
 }
 
 TEST_F(SessionEngineTest, TheAnswerToAMessageWaitsForNothing) {
-  SessionEndpoint* endpoint = accept(hello(1));
-  ASSERT_NE(endpoint, nullptr);
-  const std::array payload{std::byte{1}};
-  shell.feed(*endpoint, request(Verb::kSend, 0, 0, payload));
-  ASSERT_TRUE(shell.poll().has_value());
+  take_message();
   EXPECT_EQ(last_answer().seq, 0U);
   EXPECT_EQ(shell.next_time(), kNever);
 }
 
 TEST_F(LateEngineTest, TheAnswerToAMessageWaitsAMomentForSomethingToGoWith) {
-  SessionEndpoint* endpoint = accept(hello(1));
-  ASSERT_NE(endpoint, nullptr);
-  const std::array payload{std::byte{1}};
-  shell.feed(*endpoint, request(Verb::kSend, 0, 0, payload));
-  ASSERT_TRUE(shell.poll().has_value());
+  take_message();
   EXPECT_EQ(events.messages.size(), 1U);
   EXPECT_TRUE(shell.out.empty());
   EXPECT_EQ(shell.next_time(), shell.clock + milliseconds(1));
