@@ -83,9 +83,6 @@ class ClusterNode {
   // As long as the value lives, no peer has the file mapped: it may become shorter.
   Result<Unmapped> unmapped(InodeId id) { return service_->before_shrink(id); }
 
-  // As DaemonHomeFiles::take_written().
-  bool take_written(InodeId id) { return home_->take_written(id); }
-
   // Files of other nodes that programs had open when an earlier worker died. adopt() opens one as
   // often as it was, if that was not done yet; false: it is none of them, or can't be opened.
   // disown(): one open less of it, true if it was not adopted yet. All are adopted in the

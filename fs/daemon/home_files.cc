@@ -78,11 +78,6 @@ Status DaemonHomeFiles::allocate(InodeId id, int fd, int mode, std::uint64_t off
 
 // The node whose program writes drops them too, before it writes: this is for one that did not.
 Status DaemonHomeFiles::wrote(InodeId id) {
-  {
-    const std::scoped_lock lock(written_mutex_);
-    is_any_written_ = is_any_written_ || written_.size() >= kMostWritten;
-    if (!is_any_written_) written_.insert(id);
-  }
   BTD_ASSIGN(const Inode inode, names_.get(id));
   if ((inode.mode & kPrivilegeBits) == 0) return {};
   BTD_TRY(names_.change(id, {.clear_suid = true}, {}));
@@ -157,11 +152,6 @@ Status DaemonHomeFiles::give(InodeId id, NodeId to) {
                  BTD_ASSIGN(const bool is_here, settle(id, moving_.own));
                  return !is_here;
                });
-}
-
-bool DaemonHomeFiles::take_written(InodeId id) {
-  const std::scoped_lock lock(written_mutex_);
-  return is_any_written_ || written_.erase(id) != 0;
 }
 
 }  // namespace btd

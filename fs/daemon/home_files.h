@@ -6,7 +6,6 @@
 #include <chrono>
 #include <functional>
 #include <mutex>
-#include <unordered_set>
 
 #include "alloc/metastore.h"
 #include "fs/cluster/placement.h"
@@ -57,10 +56,6 @@ class DaemonHomeFiles final : public remote::HomeFiles {
   // A move whose outcome is unknown is not waited for any more.
   void stop() { stopping_.store(true); }
 
-  // Whether a peer wrote to it since the last time this was asked, so that this node's kernel may
-  // believe an old size.
-  bool take_written(InodeId id);
-
  private:
   Status reserve_for(InodeId id, std::uint64_t number, std::size_t holds);
   // What the namespace here does not have: ENOENT there is no such file; EAGAIN ask again.
@@ -80,10 +75,6 @@ class DaemonHomeFiles final : public remote::HomeFiles {
   std::mutex asking_mutex_;
   std::mutex yield_mutex_;  // one is committed at a time: where etcd is away it takes long
   std::atomic<bool> stopping_{false};
-  static constexpr std::size_t kMostWritten = 1 << 16;
-  std::mutex written_mutex_;
-  std::unordered_set<InodeId> written_;
-  bool is_any_written_ = false;  // there were more
 };
 
 }  // namespace btd

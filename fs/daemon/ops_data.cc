@@ -248,9 +248,6 @@ void copy_file_range(fuse_req_t req, fuse_ino_t from, off_t from_offset, fuse_fi
 
 Status prepare_open(Server& s, const Inode& inode, const fuse_file_info& fi, bool at_home) {
   if (!at_home) return away::open(s, inode, fi);
-  // Only a mark, as there.
-  if (s.cluster != nullptr && s.cluster->take_written(inode.id))
-    fuse_lowlevel_notify_inval_inode(s.session, inode.id, -1, 0);
   if ((fi.flags & O_TRUNC) != 0) {
     BTD_ASSIGN(const SharedFd fd, s.files.descriptor(inode.id));
     BTD_ASSIGN(const auto unmapped, unmapped_for_peers(s, inode.id));
