@@ -396,9 +396,9 @@ def drained(c, name):
     nodes = json.loads(command(c, 'n1', 'nodes', '--json', *with_file(c, 1)).text)['nodes']
     check([n['draining'] for n in nodes] == [False, True, False], f'{nodes}')
     for i in range(4):
-        write(c.path(2, name, f'new{i}'), f'new {i}'.encode())
-        check(home(c.path(2, name, f'new{i}')) != 2, 'a new file lies at a node that is drained')
-        check(read(c.path(1, name, f'new{i}')) == f'new {i}'.encode(), 'other bytes')
+        at = made_by(c, name, 2, f'new{i}', f'new {i}'.encode())
+        check(home(at(2)) != 2, 'a new file lies at a node that is drained')
+        check(read(at(1)) == f'new {i}'.encode(), 'other bytes')
     os.pwrite(fd, b'', 0)
     os.close(fd)
     outcome = command(c, 'n1', 'remove', 'n2', *with_file(c, 1))
