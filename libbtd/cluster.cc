@@ -65,26 +65,57 @@ HeapFiles::Plan files_plan(const Settings& settings, unsigned window, std::uint6
           .fast_frees = !settings.watched || !frees_watched()};
 }
 
+std::unexpected<Error> no_heap_can_be_made(const std::string& directory, int code) {
+  return fail(code, "No heap can be made in " + directory + " (" + strerrordesc_np(code) +
+                        "); check its permissions.");
+}
+
 Result<UniqueFd> open_subdirectory(int dirfd, const std::string& name) {
   UniqueFd dir(openat(dirfd, name.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!dir) return fail(errno);
   return dir;
 }
 
-// One process at a time makes heaps in a directory. Bounded: making one takes milliseconds.
-Status lock_directory(int dirfd, const std::string& path) {
-  const auto until = std::chrono::steady_clock::now() + kMakeWait;
-  while (flock(dirfd, LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK && errno != EINTR) {
-      return fail(errno, path + " cannot be locked: " + strerrordesc_np(errno) + ".");
+// One process of all nodes at a time makes heaps in a directory. It locks a file, since locks of
+// directories do not reach other nodes; the file is there as long as heaps are made.
+class MakeLock {
+ public:
+  // Bounded: making a heap takes milliseconds.
+  static Result<MakeLock> acquire(int dirfd, const std::string& path) {
+    for (const auto until = std::chrono::steady_clock::now() + kMakeWait;;) {
+      UniqueFd file(openat(dirfd, kName, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+      if (!file) return no_heap_can_be_made(path, errno);
+      if (flock(file.get(), LOCK_EX | LOCK_NB) == 0) {
+        if (is_named(dirfd, file.get())) return MakeLock(dirfd, std::move(file));
+      } else if (errno != EWOULDBLOCK && errno != EINTR) {
+        return fail(errno, path + "/" + kName + " cannot be locked: " + strerrordesc_np(errno) + ".");
+      }
+      if (std::chrono::steady_clock::now() > until)
+        return fail(EBUSY, "Another process makes a heap in " + path + " for too long; end it.");
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
-    if (std::chrono::steady_clock::now() > until) {
-      return fail(EBUSY, "Another process makes a heap in " + path + " for too long; end it.");
-    }
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
-  return {};
-}
+  ~MakeLock() {
+    if (file_) unlinkat(dirfd_, kName, 0);
+  }
+  MakeLock(MakeLock&&) = default;
+  MakeLock& operator=(MakeLock&&) = delete;
+
+ private:
+  static constexpr const char* kName = ".btd-making";
+
+  MakeLock(int dirfd, UniqueFd file) : dirfd_(dirfd), file_(std::move(file)) {}
+
+  // Who had it before may have removed it meanwhile.
+  static bool is_named(int dirfd, int file) {
+    struct stat own{}, named{};
+    return fstat(file, &own) == 0 && fstatat(dirfd, kName, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+           own.st_ino == named.st_ino && own.st_dev == named.st_dev;
+  }
+
+  int dirfd_;
+  UniqueFd file_;
+};
 
 // Calls visit(name) for what lies in the directory.
 template <class Visit>
@@ -151,10 +182,8 @@ Result<Opened> make_heap(int parent, const Settings& settings) {
   const std::string fresh = "." + settings.heap + ".new";
   BTD_TRY(remove_remains(parent, fresh));
   BTD_ASSIGN(const unsigned window, choose_window(parent, settings.heap));
-  if (mkdirat(parent, fresh.c_str(), 0700) != 0) {
-    return fail(errno, "No heap can be made in " + settings.directory + " (" +
-                           strerrordesc_np(errno) + "); check its permissions.");
-  }
+  if (mkdirat(parent, fresh.c_str(), 0700) != 0)
+    return no_heap_can_be_made(settings.directory, errno);
   BTD_ASSIGN(UniqueFd dir, open_subdirectory(parent, fresh));
   const auto build = [&]() -> Result<Opened> {
     const std::uint64_t arena = settings.arena_bytes != 0 ? settings.arena_bytes : kArenaBytes;
@@ -347,7 +376,7 @@ void install_hooks() {
 Result<Opened> open_or_make(int parent, const Settings& settings, btd_cluster*& known) {
   Result<UniqueFd> dir = open_subdirectory(parent, settings.heap);
   if (!dir && dir.error().code == ENOENT && settings.create && !settings.reader) {
-    BTD_TRY(lock_directory(parent, settings.directory));
+    BTD_ASSIGN(const MakeLock lock, MakeLock::acquire(parent, settings.directory));
     dir = open_subdirectory(parent, settings.heap);  // made meanwhile?
     if (!dir && dir.error().code == ENOENT) return make_heap(parent, settings);
   }

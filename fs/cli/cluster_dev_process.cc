@@ -20,6 +20,7 @@
 #include "fs/cli/cluster_dev_network.h"
 #include "fs/cli/paths.h"
 #include "fs/pool/run_program.h"
+#include "fs/pool/text_file.h"
 
 namespace btd::cli::dev {
 namespace {

@@ -14,6 +14,7 @@
 #include "fs/cli/paths.h"
 #include "fs/cli/terminal.h"
 #include "fs/pool/run_program.h"
+#include "fs/pool/text_file.h"
 
 namespace btd::cli::dev {
 namespace {

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "fs/cli/paths.h"
+#include "fs/pool/text_file.h"
 
 namespace btd::cli::dev {
 namespace {
@@ -125,12 +126,6 @@ std::size_t State::etcd_members() const {
 }
 
 std::string state_file(const std::string& directory) { return directory + "/state.json"; }
-
-Result<std::string> boot_id() {
-  BTD_ASSIGN(std::string text, read_file("/proc/sys/kernel/random/boot_id"));
-  text.erase(text.find_last_not_of('\n') + 1);
-  return text;
-}
 
 Result<State> load_state(const std::string& directory) {
   const std::string path = state_file(directory);

@@ -62,7 +62,6 @@ struct State {
 };
 
 [[nodiscard]] std::string state_file(const std::string& directory);
-[[nodiscard]] Result<std::string> boot_id();
 
 // Errors: ENOENT there is none; EUCLEAN it is damaged.
 Result<State> load_state(const std::string& directory);

@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include "fs/cli/mount_args.h"
-#include "fs/cli/paths.h"
 #include "fs/cli/size.h"
 #include "fs/config/strict_toml.h"
+#include "fs/pool/text_file.h"
 
 namespace btd::cli {
 namespace {

@@ -1,4 +1,4 @@
-// Small helpers about paths and whole files, each with a message that names the path.
+// Small helpers about paths and files, each with a message that names the path.
 #pragma once
 
 #include <cerrno>
@@ -22,10 +22,7 @@ Result<std::string> absolute_path(const std::string& path);
 // `path` without links. That reads links only, so it asks no mount that it ends at for anything.
 Result<std::string> resolved_path(const std::string& path);
 
-// The whole of a small file.
-Result<std::string> read_file(const std::string& path);
-
-// The same of a file that a daemon answers for. A daemon that does not answer is not waited for:
+// As btd::read_file(), of a file that a daemon answers for. A daemon that does not answer is not waited for:
 // ETIMEDOUT after `limit`, and the read is left behind for the end of this process.
 Result<std::string> read_file_within(const std::string& path, std::chrono::milliseconds limit);
 

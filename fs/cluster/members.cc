@@ -69,25 +69,6 @@ void move_epoch_on(Batch& batch, std::uint64_t epoch) {
   batch.put(epoch_key(), std::to_string(epoch + 1));
 }
 
-// Those that were removed too.
-Result<std::vector<Member>> all_members(const MetaStore& store) {
-  std::vector<Member> found;
-  Status understood;
-  BTD_TRY(store.scan(member_key(0), prefix_end(kMemberPrefix),
-                     [&](std::string_view key, std::string_view value) {
-                       const auto id = static_cast<NodeId>(rows::number_at(key, 1));
-                       auto parsed = from_row(id, value);
-                       if (parsed) {
-                         found.push_back(*std::move(parsed));
-                       } else {
-                         understood = std::unexpected(std::move(parsed).error());
-                       }
-                       return understood.has_value();
-                     }));
-  BTD_TRY(understood);
-  return found;
-}
-
 Result<Member> enter_once(MetaStore& store, Member self, Entry entry) {
   BTD_ASSIGN(const std::uint64_t now, epoch(store));
   BTD_ASSIGN(const std::vector<Member> all, all_members(store));
@@ -159,6 +140,24 @@ Result<std::uint64_t> epoch(const MetaStore& store) {
   if (error != std::errc{} || end != bytes->data() + bytes->size() || number == 0)
     return not_understood("the epoch");
   return number;
+}
+
+Result<std::vector<Member>> all_members(const MetaStore& store) {
+  std::vector<Member> found;
+  Status understood;
+  BTD_TRY(store.scan(member_key(0), prefix_end(kMemberPrefix),
+                     [&](std::string_view key, std::string_view value) {
+                       const auto id = static_cast<NodeId>(rows::number_at(key, 1));
+                       auto parsed = from_row(id, value);
+                       if (parsed) {
+                         found.push_back(*std::move(parsed));
+                       } else {
+                         understood = std::unexpected(std::move(parsed).error());
+                       }
+                       return understood.has_value();
+                     }));
+  BTD_TRY(understood);
+  return found;
 }
 
 Result<std::vector<Member>> members(const MetaStore& store) {

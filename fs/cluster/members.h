@@ -57,6 +57,7 @@ std::string to_row(const Identity& identity);
 Result<std::uint64_t> epoch(const MetaStore& store);
 // In order of their ids; without those that were removed, as member().
 Result<std::vector<Member>> members(const MetaStore& store);
+Result<std::vector<Member>> all_members(const MetaStore& store);  // those that were removed too
 Result<std::optional<Member>> member(const MetaStore& store, NodeId node);
 
 // Makes `self` (found again by its pool) a member that is mounted; the value has its id. The epoch

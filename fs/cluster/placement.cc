@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "fs/namespace/layout.h"
 #include "fs/namespace/retries.h"
@@ -115,16 +116,19 @@ Status note_copy(MetaStore& store, const Attempt& attempt) {
   });
 }
 
+// The note of the attempt may not have come to this node yet; a commit that was refused shows what
+// refused it.
 Status commit_move(MetaStore& store, const Attempt& attempt) {
+  bool was_refused = false;
   return with_retries([&]() -> Status {
     BTD_ASSIGN(const Rows found, read(store, attempt.id, attempt.to));
     BTD_TRY(judge(found, attempt));
-    if (number_in(view(found.copy)) != attempt.number)
+    if (std::exchange(was_refused, true) && number_in(view(found.copy)) != attempt.number)
       return fail(EBUSY, "another attempt to move the file took the place of this one");
     const auto key = rows::copy_key(attempt.id, attempt.to);
     Batch batch;
     found.require(batch, attempt.id);
-    batch.require(key, view(found.copy));
+    batch.require(key, rows::bytes_of(attempt.number));
     batch.erase(key);
     take_over(batch, attempt);
     return store.commit(batch);

@@ -157,13 +157,12 @@ void Homes::refuse(InodeId id, NodeId node, const Error& error) {
 
 void Homes::enter(InodeId id, File& file, const Arrival& arrival) {
   // What that mount held is nobody's; its word has been under way, or has waited here, for too
-  // long.
+  // long. Nobody waits for the answer, and the node's next mount would take it for its own.
   if (const auto ended = ended_.find(arrival.node);
       ended != ended_.end() && arrival.words.mount <= ended->second)
-    return refuse(id, arrival.node, Error{ESTALE, {}});
+    return;
   auto slot = slot_of(file, arrival.node);
-  if (slot && file.users.at(*slot).mount > arrival.words.mount)
-    return refuse(id, arrival.node, Error{ESTALE, {}});
+  if (slot && file.users.at(*slot).mount > arrival.words.mount) return;
   if (slot && file.users.at(*slot).mount < arrival.words.mount) {
     leave(id, *slot, true);  // that mount is gone, and its kernel's pages are nobody's
     if (!open_.contains(id)) return open(id, arrival);

@@ -47,6 +47,10 @@ Result<std::unique_ptr<net::Engine>> tcp_engine(const net::Security& security, N
 Status end_last_mappers(Pool& pool, MetaStore& store) {
   BTD_ASSIGN(const auto noted, noted_mount(pool.meta()));
   if (!noted) return {};
+  // The files of another cluster have the same numbers; join() says what is wrong.
+  BTD_ASSIGN(const auto own, cluster::membership(pool.meta()));
+  BTD_ASSIGN(const auto there, cluster::identity(store));
+  if (!own || !there || own->uuid != there->uuid) return {};
   BTD_ASSIGN(const auto names, Namespace::open(store));
   return end_mappers(pool.meta(), pool.facts().path, *names);
 }
@@ -104,7 +108,7 @@ void ClusterNode::heard(const WatchEvent& event) {
       if (serving_.load()) heard_of_orphan(id, is_orphan);
     });
   } else if (key.starts_with(cluster::kMemberPrefix) && key.size() == kMemberKey) {
-    heard_of_member(static_cast<NodeId>(rows::number_at(key, 1)), event);
+    heard_of_member(static_cast<NodeId>(rows::number_at(key, 1)));
   } else if (key == std::string_view(cluster::epoch_key())) {
     kernel_.then([this] { take_epoch(); });
   } else {
@@ -118,7 +122,7 @@ void ClusterNode::heard_of_orphan(InodeId id, bool is_orphan) {
 
 // A node that left says so when its kernel has nothing of the mount any more; one that is mounted
 // anew has ended who mapped what was of the mount before.
-void ClusterNode::heard_of_member(NodeId node, const WatchEvent&) {
+void ClusterNode::heard_of_member(NodeId node) {
   kernel_.then([this, node] {
     if (!serving_.load()) return;
     const auto member = cluster::member(*etcd_, node);
@@ -332,7 +336,9 @@ Status ClusterNode::serve(Namespace& names, FileTable& files, bool recovering) {
   BTD_ASSIGN(const std::vector<InodeId> copies, cluster::copies_at(*etcd_, self_.id));
   for (const InodeId id : copies) mover_->clean(id);
   serving_.store(true);
-  take_epoch();  // it may have moved on meanwhile
+  take_epoch();  // it may have moved on meanwhile, and members come and gone
+  BTD_ASSIGN(const auto members, cluster::all_members(*etcd_));
+  for (const cluster::Member& member : members) heard_of_member(member.id);
   if (!earlier_.empty()) adopter_ = std::thread([this] { adopt_all(); });
   return {};
 }

@@ -122,7 +122,7 @@ class ClusterNode {
   void take_epoch();
   [[nodiscard]] Result<std::vector<cluster::Member>> others_for_new() const;
   void heard_of_orphan(InodeId id, bool is_orphan);
-  void heard_of_member(NodeId node, const WatchEvent& event);
+  void heard_of_member(NodeId node);
   [[nodiscard]] coherent::Node::Options coherent_options();
   [[nodiscard]] std::vector<NodeId> former_users();
   void note_user(NodeId node);

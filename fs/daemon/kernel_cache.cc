@@ -110,6 +110,7 @@ void KernelCache::note(Word word) {
 void KernelCache::attributes_changed(InodeId id) {
   {
     const std::scoped_lock lock(mutex_);
+    ++noted_changes_;
     if (session_ == nullptr || stopping_) return;
   }
   if (is_known(id) && !tell({.id = id})) note({.id = id});

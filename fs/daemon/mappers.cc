@@ -13,17 +13,17 @@
 #include <charconv>
 #include <chrono>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
 #include <thread>
+#include <utility>
 
 #include "alloc/unique_fd.h"
 #include "fs/daemon/mounting.h"
 #include "fs/namespace/layout.h"
 #include "fs/pool/mount_table.h"
+#include "fs/pool/text_file.h"
 
 namespace btd {
 
@@ -39,26 +39,16 @@ constexpr unsigned kUniqueMountId =
 
 rows::Key note_key() { return rows::Key('m').name("mount"); }
 
-// Empty if it is not there, or may not be read.
-std::string text_of(const std::string& path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
-std::string boot_id() {
-  std::string id = text_of("/proc/sys/kernel/random/boot_id");
-  if (id.ends_with('\n')) id.pop_back();
-  return id;
-}
+// Empty if it is not there, may not be read, or goes away meanwhile, as a process does.
+std::string text_of(const std::string& path) { return read_file(path).value_or(std::string()); }
 
 // Asks no file system: it might be one that does not answer. 0: the kernel does not tell.
-std::uint64_t mount_of(const std::string& path) {
+Result<std::uint64_t> mount_of(const std::string& path) {
   struct statx found{};
   if (::statx(AT_FDCWD, path.c_str(), AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, kUniqueMountId,
-              &found) != 0 ||
-      (found.stx_mask & kUniqueMountId) == 0)
-    return 0;
-  return found.stx_mnt_id;
+              &found) != 0)
+    return fail(errno);
+  return (found.stx_mask & kUniqueMountId) == 0 ? 0 : found.stx_mnt_id;
 }
 
 // Of a process whose first thread has ended, the others tell.
@@ -119,21 +109,32 @@ class Mappers {
   Result<bool> maps_some(pid_t pid) const {
     const std::string process = fmt::format("/proc/{}", pid);
     for (const MappedRange& range : ranges_of_device(maps_of(process), note_.device)) {
-      if (!is_of_mount(process, range)) continue;
       const auto inode = names_.get(range.inode);
-      if (inode && (inode->flags & kInodeCoherent) != 0) return true;
       // Who maps a file that is nobody's any more may go on.
       if (!inode && inode.error().code != ENOENT) return std::unexpected(inode.error());
+      if (!inode || (inode->flags & kInodeCoherent) == 0) continue;
+      BTD_ASSIGN(const bool is_mapper, is_of_mount(pid, range));
+      if (is_mapper) return true;
     }
     return false;
   }
 
   // Or of another one that has the device's number now. One that was detached stands in no table,
   // one that was cloned into another namespace has another number there.
-  bool is_of_mount(const std::string& process, const MappedRange& range) const {
-    const std::string file = fmt::format("{}/map_files/{:x}-{:x}", process, range.begin, range.end);
-    return (note_.mount != 0 && mount_of(file) == note_.mount) ||
-           (is_listed_ && lists_mount(text_of(process + "/mountinfo"), note_.device, source_));
+  Result<bool> is_of_mount(pid_t pid, const MappedRange& range) const {
+    const std::string process = fmt::format("/proc/{}", pid);
+    if (is_listed_ && lists_mount(text_of(process + "/mountinfo"), note_.device, source_))
+      return true;
+    if (note_.mount == 0) return false;
+    const auto mount =
+        mount_of(fmt::format("{}/map_files/{:x}-{:x}", process, range.begin, range.end));
+    if (mount) return *mount == note_.mount;
+    // It was unmapped meanwhile.
+    if (mount.error().code == ENOENT || mount.error().code == ESRCH) return false;
+    return fail(EPERM,
+                fmt::format("{} maps a file that may be of a mount that has ended, which this "
+                            "user may not find out; end it, or let root mount the pool",
+                            described(pid)));
   }
 
   static std::string described(pid_t pid) {
@@ -190,7 +191,9 @@ bool lists_mount(std::string_view mountinfo, unsigned device, std::string_view s
 }
 
 Status note_mount(MetaStore& pool, const std::string& mountpoint) {
-  const MountNote note{boot_id(), connection_number(mountpoint), mount_of(mountpoint)};
+  BTD_ASSIGN(std::string boot, boot_id());
+  const MountNote note{std::move(boot), connection_number(mountpoint),
+                       mount_of(mountpoint).value_or(0)};
   if (note.device == 0) return fail(ENODEV, mountpoint + " is not among the mounts");
   BTD_ASSIGN(const auto before, pool.get(note_key()));
   if (before == note.to_row()) return {};
@@ -210,7 +213,8 @@ Status forget_mount(MetaStore& pool) {
 Result<std::optional<MountNote>> noted_mount(const MetaStore& pool) {
   BTD_ASSIGN(const auto row, pool.get(note_key()));
   auto note = row ? MountNote::from_row(*row) : std::nullopt;
-  if (note && note->boot != boot_id()) note.reset();
+  BTD_ASSIGN(const std::string boot, boot_id());
+  if (note && note->boot != boot) note.reset();
   return note;
 }
 

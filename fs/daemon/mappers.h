@@ -51,7 +51,8 @@ Result<std::optional<MountNote>> noted_mount(const MetaStore& pool);
 // Ends (SIGKILL) the programs that map a coherent file of the noted mount, and waits until none is
 // left, 10 s at most. `source`: the pool's path. Those in other mount namespaces are found as long
 // as the mount is still in the table here. Those that this user may not look at are not found.
-// Errors: EBUSY one does not end; EPERM one may not be ended; those of Namespace::get().
+// Errors: EBUSY one does not end; EPERM one may not be ended, or it cannot be told whether it is
+// one; those of Namespace::get().
 Status end_mappers(const MetaStore& pool, const std::string& source, const Namespace& names);
 
 }  // namespace btd

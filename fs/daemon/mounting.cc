@@ -6,10 +6,12 @@
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -18,6 +20,7 @@
 
 #include "fs/daemon/control.h"
 #include "fs/daemon/protocol.h"
+#include "fs/pool/call_within.h"
 #include "fs/pool/mount_table.h"
 
 namespace btd {
@@ -26,6 +29,7 @@ namespace {
 
 constexpr std::size_t kInitBuffer = 8192;  // the smallest that the kernel takes
 constexpr int kInitWaitMs = 10'000;
+constexpr std::chrono::seconds kAnswerPatience{2};
 
 struct Flag {
   const char* name;
@@ -165,6 +169,32 @@ Result<UniqueFd> mount_as_user(const MountRequest& request) {
   return result;
 }
 
+// Of the pool by its path; but one that was mounted from there before another pool took that place
+// is served, and answers.
+bool is_dead(const MountEntry& mount, const std::string& pool) {
+  if (!mount.is_of_pool(pool)) return false;
+  if (!is_uppermost(mount)) return true;  // it cannot be asked
+  const auto asked = call_within(kAnswerPatience, [where = mount.directory] {
+    struct statx found{};
+    return statx(AT_FDCWD, where.c_str(), AT_STATX_FORCE_SYNC | AT_NO_AUTOMOUNT, STATX_INO,
+                 &found) == 0;
+  });
+  return !asked.value_or(false);
+}
+
+// Where it is not mounted, a mount of it that stands in no table; that takes root.
+UniqueFd open_fusectl() {
+  constexpr std::uint32_t kMagic = 0x65735543;  // FUSE_CTL_SUPER_MAGIC
+  UniqueFd there(open("/sys/fs/fuse/connections", O_PATH | O_DIRECTORY | O_CLOEXEC));
+  struct statfs facts{};
+  if (there && fstatfs(there.get(), &facts) == 0 &&
+      static_cast<std::uint32_t>(facts.f_type) == kMagic)
+    return there;
+  const UniqueFd context(fsopen("fusectl", FSOPEN_CLOEXEC));
+  if (!context || fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) return {};
+  return UniqueFd(fsmount(context.get(), FSMOUNT_CLOEXEC, 0));
+}
+
 }  // namespace
 
 Status check_mount_options(const std::vector<std::string>& options) {
@@ -220,7 +250,7 @@ void end_dead_connections(const std::string& pool) {
   const auto mounts = mounts_now();
   if (!mounts) return;
   for (const MountEntry& mount : *mounts)
-    if (mount.is_of_pool(pool) && !abort_connection(mount.device) && is_uppermost(mount))
+    if (is_dead(mount, pool) && !abort_connection(mount.device) && is_uppermost(mount))
       (void)umount2(mount.directory.c_str(), UMOUNT_NOFOLLOW | MNT_FORCE);
 }
 
@@ -232,7 +262,7 @@ std::vector<std::string> detach_dead_mounts(const std::string& pool) {
   if (!mounts) return detached;
   std::ranges::reverse(*mounts);
   for (const MountEntry& mount : *mounts) {
-    if (!mount.is_of_pool(pool) || !is_uppermost(mount)) continue;
+    if (!is_uppermost(mount) || !is_dead(mount, pool)) continue;
     end_connection(mount.device, mount.directory);
     if (is_uppermost(mount)) (void)unmount_fuse(mount.directory, true);
     if (!is_uppermost(mount)) detached.push_back(mount.directory);
@@ -256,8 +286,9 @@ void set_read_ahead(unsigned number, unsigned kib) {
 
 bool abort_connection(unsigned number) {
   if (number == 0) return false;
-  const std::string path = "/sys/fs/fuse/connections/" + std::to_string(number) + "/abort";
-  const UniqueFd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  const UniqueFd control = open_fusectl();
+  const UniqueFd fd(
+      openat(control.get(), (std::to_string(number) + "/abort").c_str(), O_WRONLY | O_CLOEXEC));
   return fd && write(fd.get(), "1", 1) == 1;
 }
 

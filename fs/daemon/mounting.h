@@ -30,9 +30,10 @@ Result<std::string> read_init(int fuse_fd);
 // Errors: EBUSY somebody uses it. `lazy`: detach now, end when the last user has gone.
 Status unmount_fuse(const std::string& mountpoint, bool lazy);
 
-// What is left of earlier mounts of a pool whose lock the caller has, so nobody serves them. The
-// first ends their connections: who waits for an answer gets an error. The second detaches them
-// too; the value: where they were.
+// What is left of earlier mounts of a pool whose lock the caller has: nobody serves them, unless
+// they were mounted from another pool that was at that path, and then they are left alone. The first
+// ends their connections: who waits for an answer gets an error. The second detaches them too; the
+// value: where they were.
 void end_dead_connections(const std::string& pool);
 std::vector<std::string> detach_dead_mounts(const std::string& pool);
 
@@ -43,9 +44,9 @@ unsigned connection_number(const std::string& mountpoint);
 // let itself be told, it stays at its own.
 void set_read_ahead(unsigned number, unsigned kib);
 
-// Ends it by fusectl. False: that is not mounted, or there is no such connection.
+// Ends it by fusectl. False: this user may not, or there is no such connection.
 bool abort_connection(unsigned number);
-// Ends the connection: by fusectl, or where that is not mounted by an unmount by force. What waits
+// Ends the connection: by fusectl, or where that may not be used by an unmount by force. What waits
 // in the kernel fails then, also where somebody has a descriptor of it.
 void end_connection(unsigned number, const std::string& mountpoint);
 

@@ -102,7 +102,7 @@ struct StateHeader {
 static_assert(sizeof(StateHeader) <= 4096);
 
 inline constexpr std::uint64_t kStateMagic = 0x6574617473647462;  // "btdstate"
-inline constexpr std::uint32_t kStateVersion = 1;
+inline constexpr std::uint32_t kStateVersion = 2;
 inline constexpr std::size_t kSlotsOffset = 4096;
 inline constexpr std::uint64_t kMinCapacity = 16384;
 inline constexpr std::uint64_t kMaxCapacity = std::uint64_t{1} << 27;

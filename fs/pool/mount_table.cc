@@ -1,11 +1,11 @@
 #include "fs/pool/mount_table.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
-#include <fstream>
 #include <iterator>
 #include <sstream>
+
+#include "fs/pool/text_file.h"
 
 namespace btd {
 
@@ -62,11 +62,9 @@ std::vector<MountEntry> parse_mountinfo(std::string_view text) {
 }
 
 Result<std::vector<MountEntry>> mounts_now() {
-  const char* const path = "/proc/self/mountinfo";
-  std::ifstream table(path);
-  const std::string text{std::istreambuf_iterator<char>(table), std::istreambuf_iterator<char>()};
-  if (!table) return fail(EIO, std::string(path) + " cannot be read; is /proc mounted?");
-  return parse_mountinfo(text);
+  const auto table = read_file("/proc/self/mountinfo");
+  if (!table) return fail(table.error().code, table.error().message + "; is /proc mounted?");
+  return parse_mountinfo(*table);
 }
 
 std::optional<MountEntry> uppermost_mount(std::string_view directory) {

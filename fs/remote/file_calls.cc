@@ -136,15 +136,21 @@ Result<wire::WriteResponse> FileCalls::write(const wire::WriteRequest& request,
   BTD_TRY(judge_range(request.offset, bytes.size()));
   BTD_ASSIGN(const UniqueFd fd, files_.open(request.id));
   std::size_t done = 0;
-  while (done < bytes.size()) {
+  int error = 0;
+  while (done < bytes.size() && error == 0) {
     const ssize_t n = ::pwrite(fd.get(), bytes.data() + done, bytes.size() - done,
                                static_cast<off_t>(request.offset + done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return fail(n < 0 ? errno : EIO);
-    done += static_cast<std::size_t>(n);
+    if (n > 0) {
+      done += static_cast<std::size_t>(n);
+    } else if (n == 0 || errno != EINTR) {
+      error = n < 0 ? errno : EIO;
+    }
   }
-  files_.changed(request.id);
-  BTD_TRY(files_.wrote(request.id));
+  if (done != 0) {
+    files_.changed(request.id);
+    BTD_TRY(files_.wrote(request.id));
+  }
+  if (error != 0) return fail(error);
   if ((request.flags & wire::kWriteDurable) != 0) BTD_TRY(files_.sync(request.id, fd.get(), true));
   BTD_ASSIGN(const struct stat facts, facts_of(fd.get()));
   return wire::WriteResponse{.size = static_cast<std::uint64_t>(facts.st_size)};

@@ -141,6 +141,27 @@ def pointers(c, name):
         two.close()
 
 
+def made_at_once(c, name):
+    """Programs of two nodes that make one heap at the same time have one heap, and leave no lock."""
+    with Programs(c, name, 1, 2) as (one, two):
+        for i in range(8):
+            for program in (one, two):
+                program.say('open', program.place, f'h{i}', 32)
+            base = one.hear()
+            check(two.hear() == base, f'h{i} has another address on n2')
+            block = one.malloc(100)
+            one.fill(block, 100, i)
+            one.set_root('root', block)
+            check(two.root('root') == block, f'h{i} of n2 is another one')
+            two.check(block, 100, i)
+            for program in (one, two):
+                program.close()
+        names = sorted(f'h{i}' for i in range(8))
+        for node in (1, 2):
+            wait_until(lambda n=node: sorted(os.listdir(c.path(n, name))) == names, 5,
+                       f'just the heaps at n{node}')
+
+
 def local_first(c, name):
     """Each allocates from arenas that lie on its own node, whoever made the heap."""
     with Programs(c, name, 1, 2) as (one, two):
@@ -463,7 +484,7 @@ def example(c, name):
         check(last.strip() == '100', f'{last} of 100')
 
 
-CHECKS = [pointers, local_first, remains, spills, at_once, first_touch, words, transactions, killed,
+CHECKS = [pointers, made_at_once, local_first, remains, spills, at_once, first_touch, words, transactions, killed,
           checkpointed, direct, example]
 
 if __name__ == '__main__':

@@ -220,6 +220,37 @@ TEST(Moves, ALaterAttemptEndsAnEarlierOne) {
   EXPECT_EQ(world.home(), kNew);
 }
 
+// A node to which a row comes late: it sees that when a commit of it was refused.
+class LateStore final : public ForwardingStore {
+ public:
+  LateStore(MetaStore& store, std::string key) : ForwardingStore(store), late_(std::move(key)) {}
+  [[nodiscard]] Result<std::optional<std::string>> get(std::string_view key) const override {
+    if (key == late_) return std::nullopt;
+    return ForwardingStore::get(key);
+  }
+  Status commit(const Batch& batch) override {
+    Status done = ForwardingStore::commit(batch);
+    if (!done && done.error().code == EAGAIN) late_.clear();
+    return done;
+  }
+
+ private:
+  std::string late_;
+};
+
+TEST(Moves, AreCommittedByAHomeThatHasNotHeardOfTheNote) {
+  World world;
+  const Attempt attempt{.id = world.id, .from = kOld, .to = kNew, .number = 7};
+  LateStore late(world.rows, std::string(rows::copy_key(world.id, kNew)));
+  const Status none = commit_move(late, attempt);
+  ASSERT_FALSE(none);
+  EXPECT_EQ(none.error().code, EBUSY);  // nobody noted it
+  ASSERT_TRUE(note_copy(world.rows, attempt));
+  LateStore again(world.rows, std::string(rows::copy_key(world.id, kNew)));
+  ASSERT_TRUE(commit_move(again, attempt));
+  EXPECT_EQ(world.home(), kNew);
+}
+
 TEST(Moves, OfAFileThatIsRemovedFailAndLeaveNothing) {
   World world;
   const auto names = *Namespace::open(world.rows, kOld);
