@@ -165,7 +165,7 @@ def nodes():
         check(all(n['mounted'] and n['state'] == 'runs' for n in c.status()['nodes']), 'not mounted')
         must('sh', '-c', f'echo first > {mounts[0]}/file')
         for mount in mounts:
-            check(read(f'{mount}/file').text == 'first\n', f'{mount} shows another file')
+            wait_until(lambda m=mount: read(f'{m}/file').text == 'first\n', 5, f'the file at {mount}')
 
         before = c.users_of('n2')
         check(len(before) >= 2, f'a supervisor and a worker, not {before}')

@@ -65,7 +65,7 @@ def large(c, name):
     """64 MiB, written here and read there."""
     data = random_bytes(64 * MIB, 1)
     for home, writer, reader in ((1, 2, 3), (2, 2, 1), (3, 1, 1)):
-        at = made_by(c, name, home, 'large')
+        at = made_by(c, name, home, f'large{home}')
         start = time.monotonic()
         write(at(writer), data)
         middle = time.monotonic()
@@ -502,8 +502,9 @@ def differences(a, b):
     found = []
     for base, directories, files in os.walk(a):
         other = base.replace(a, b, 1)
-        if sorted(os.listdir(other)) != sorted(directories + files):
-            found.append(f'{other}: {sorted(os.listdir(other))}')
+        names = sorted(os.listdir(other)) if os.path.isdir(other) else None
+        if names != sorted(directories + files):
+            found.append(f'{other}: {names}')
             continue
         for name in files:
             p, q = os.path.join(base, name), os.path.join(other, name)
@@ -562,12 +563,16 @@ def git_tree(c, name, outside):
     wait_until(lambda: git(2, 'status', '--porcelain') == '', 3, 'a clean state at n2')
     write(c.path(2, name, 'repo', 'd1', 'f2'), b'changed', os.O_TRUNC)
     git(2, 'commit', '-qam', 'second')
-    check('1 file changed' in git(3, 'show', '--stat', 'HEAD'), git(3, 'show', '--stat', 'HEAD'))
+    wait_until(lambda: '1 file changed' in git(3, 'show', '--stat', 'HEAD'), 3, 'the second commit at n3')
     git(3, 'gc', '-q')
+    objects = lambda node: sorted(os.walk(c.path(node, name, 'repo', '.git', 'objects')))
+    wait_until(lambda: [e[1:] for e in objects(1)] == [e[1:] for e in objects(3)], 3, 'what gc left at n1')
     git(1, 'fsck', '--strict')
     git(1, 'checkout', '-q', 'HEAD~1')
-    check(read(c.path(2, name, 'repo', 'd1', 'f2')) == read(os.path.join(outside, 'd1', 'f2')),
-          'n2 reads another file than n1 checked out')
+    at = c.path(2, name, 'repo', 'd1', 'f2')
+    first = read(os.path.join(outside, 'd1', 'f2'))
+    wait_until(lambda: status(at) is not None and os.stat(at).st_size == len(first), 3, 'another file at n2')
+    check(read(at) == first, 'n2 reads another file than n1 checked out')
 
 
 CHECKS = [sizes, large, a_model, fsx, space, copies, mappings, appends, together, privileges, times,

@@ -14,7 +14,7 @@ import time
 import linearizability
 from clusterlib import suite
 from linearizability import Operation, refused
-from mountlib import check, say, main, wait_until
+from mountlib import SLOW, check, say, main, wait_until
 from tree import NODES, made, status
 
 NAMES = ('a', 'b', 'c', 'd')
@@ -22,7 +22,7 @@ NAMES = ('a', 'b', 'c', 'd')
 DOUBT = {errno.EHOSTUNREACH, errno.EIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNABORTED,
          errno.ESTALE, errno.EINTR, errno.EAGAIN, errno.EBUSY}
 ROUND_S = float(os.environ.get('BTD_HISTORY_ROUND_S', '3'))
-JUDGE_S = 8  # many operations of unknown outcome are more than can be tried
+JUDGE_S = 8 * SLOW  # many operations of unknown outcome are more than can be tried
 
 
 def create(at, name):
@@ -146,7 +146,7 @@ def one_round(c, name, number, seed):
         client.start()
     faults = disturb(c, random.Random(f'{seed}{number}'), until) if number > 0 else []
     for client in clients:
-        client.join(60)
+        client.join(60 * SLOW)
         check(not client.is_alive(), f'an operation at n{client.node} hangs after {faults}')
     history = [operation for client in clients for operation in client.history]
     odd = [text for client in clients for text in client.odd]

@@ -17,7 +17,7 @@ import time
 
 from clusterlib import suite
 from direct import alike, fallocate, made_by, make_tree, KEEP_SIZE, PUNCH_HOLE
-from mountlib import BTD, MIB, check, main, must, random_bytes, say, wait_until
+from mountlib import BTD, MIB, SLOW, check, main, must, random_bytes, say, wait_until
 from tree import LIBC, NODES, read, status, write
 
 BUSY, NO_INPUT, NO_ROOM, USAGE = 75, 66, 73, 64
@@ -228,7 +228,7 @@ def while_it_moves(c, at, pause, use, most, prepare=lambda: None):
     users = [User(at(node), node, pause, use) for node in NODES]
     for user in users:
         user.start()
-    moved, end, latest = 0, time.monotonic() + 4, time.monotonic() + most
+    moved, end, latest = 0, time.monotonic() + 4, time.monotonic() + SLOW * most
     while time.monotonic() < end or (moved == 0 and time.monotonic() < latest):
         prepare()
         outcome = command(c, 'n1', 'move', at(1), '--to', f'n{random.choice(NODES)}', '--json')
@@ -322,6 +322,8 @@ def killed(c, name):
 
     def judge(seconds):
         for n in NODES:
+            id = os.stat(at[n](1)).st_ino
+            wait_until(lambda p=at[n](1), i=id: copies(c, i) == [home(p)], seconds, 'one copy, at its home')
             is_only_at(c, at[n](1), home(at[n](1)), seconds)
         whole()
 

@@ -45,6 +45,7 @@ def project():
         wait_until(lambda: os.path.exists(os.path.join(two, 'configure')), 10, 'the sources at n2')
         run_at(two, './configure && make -j2 && make test', 'built and tested at n2')
         wait_until(lambda: os.path.exists(os.path.join(three, 'minigzip')), 10, 'the program at n3')
+        wait_until(lambda: sorted(os.listdir(three)) == sorted(os.listdir(two)), 10, 'what n2 made at n3')
         built = homes(three)
         check(len(built) == 2, f'the sources had homes {sources}, and with what was built {built}')
         # What node 3 runs has its text at node 2, and reads what lies at node 1.
@@ -54,6 +55,8 @@ def project():
             f.write(data)
         wait_until(lambda: os.path.exists(os.path.join(three, 'data')), 10, 'the data at n3')
         run_at(three, './minigzip data && ./minigzip -d data.gz', 'packed and unpacked at n3')
+        number = lambda at: os.stat(os.path.join(at, 'data')).st_ino if 'data' in os.listdir(at) else 0
+        wait_until(lambda: number(one) == number(three), 10, 'what n3 made at n1')
         with open(os.path.join(one, 'data'), 'rb') as f:
             check(f.read() == data, 'what n3 unpacked is not what n1 wrote')
         say(f'    files by home: {built}')

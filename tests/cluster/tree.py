@@ -9,7 +9,7 @@ import stat
 import threading
 
 from clusterlib import Seen, suite
-from mountlib import check, main, say
+from mountlib import check, main, say, wait_until
 
 NODES = (1, 2, 3)
 NOREPLACE, EXCHANGE = 1, 2
@@ -266,9 +266,10 @@ def parents(c, name):
         t.names(node, 'the move', ['b/moving', 'b/moving/deep'], ['a/moving'])
         b = status(t.at(node, 'b')).st_ino
         check(os.stat('..', dir_fd=here).st_ino == b, f'n{reader}: .. is the directory of before')
-        with os.popen(f'cd {t.at(reader, "b", "moving")} && ls -ai') as f:
-            listed = {line.split()[1]: int(line.split()[0]) for line in f}
-        check(listed['..'] == b, f'n{reader} lists {listed}')
+        def listed():
+            with os.popen(f'cd {t.at(reader, "b", "moving")} && ls -ai') as f:
+                return {line.split()[1]: int(line.split()[0]) for line in f}
+        wait_until(lambda: listed()['..'] == b, 2, f'n{reader} lists .. as it is')
         os.rmdir(t.at(node, 'b', 'moving', 'deep'))
         t.seen.wait('the end of an open directory', lambda: os.fstat(deep).st_nlink == 0)
         refused(errno.ENOENT, lambda: os.mkdir('x', dir_fd=deep))

@@ -61,10 +61,10 @@ def run(*command, timeout=60, env=None, cwd=None):
         child = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=out,
                                  stderr=subprocess.STDOUT, env=env, cwd=cwd)
         try:
-            code = child.wait(timeout)
+            code = child.wait(SLOW * timeout)
         except subprocess.TimeoutExpired:
             child.kill()
-            raise AssertionError(f'{" ".join(map(str, command))} did not end within {timeout} s')
+            raise AssertionError(f'{" ".join(map(str, command))} did not end within {SLOW * timeout} s')
         out.seek(0)
         return Outcome(code, out.read().decode(errors='replace'))
 
