@@ -241,6 +241,24 @@ def dead_mount():
         b.mount()
 
 
+def replaced_pool():
+    """A mount goes on whose pool's path another pool has now: it is not taken for a dead one of that."""
+    with Bartender() as b:
+        with open(b.path('kept'), 'w') as f:
+            f.write('kept')
+        must('umount', '-l', b.pool)
+        must(BTD, 'format', b.pool, '--emulate', 'ram', '--size', '64M')
+        other = os.path.join(b.base, 'other')
+        os.mkdir(other)
+        must(BTD, 'mount', b.pool, other)
+        check('kept' not in os.listdir(other), 'both mounts are of one pool')
+        with open(b.path('kept')) as f:
+            check(f.read() == 'kept', 'the first mount is not served any more')
+        must(BTD, 'umount', other)
+        said = run(BTD, 'umount', b.mnt)
+        check(said.code == 0 and 'no daemon' not in said.text, f'umount of a mount that is served: {said.text}')
+
+
 def virtual_directory():
     """/.btd and the read-only attributes."""
     with Bartender() as b:
@@ -295,5 +313,5 @@ if __name__ == '__main__':
         'df': df, 'idle': idle, 'unlinked': unlinked, 'closed_unlinked': closed_unlinked,
         'cold_mount': (cold_mount, 180), 'memory': (memory, 1800), 'stop_by_signal': stop_by_signal,
         'reload_by_signal': reload_by_signal, 'busy_umount': busy_umount,
-        'plain_umount': plain_umount, 'dead_mount': dead_mount, 'virtual_directory': virtual_directory,
+        'plain_umount': plain_umount, 'dead_mount': dead_mount, 'replaced_pool': replaced_pool, 'virtual_directory': virtual_directory,
     }, timeout=90)
