@@ -205,6 +205,14 @@ TEST_F(HomesTest, WhatAMountHeldIsNobodysThoughItsWordIsTakenLater) {
   EXPECT_EQ(said<coherence::Grant>(kThird).size(), 1U);
 }
 
+// A later mount of the node would take the answer for its own.
+TEST_F(HomesTest, AMountThatEndedIsNotAnswered) {
+  homes_.gone(kUser, kUser);
+  attach(kUser, false);
+  all_told();
+  EXPECT_TRUE(said<wire::Attached>(kUser).empty());
+}
+
 TEST_F(HomesTest, AWordOfAnEarlierMountEndsNoLaterOne) {
   attach(kUser, false, {holding(0, Rights::kOwned), holding(1, Rights::kOwned)});
   all_told();

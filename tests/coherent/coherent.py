@@ -298,6 +298,44 @@ def mappers():
         check(other.value() == 1 and other.end() == 0, 'who maps its own file ended too')
 
 
+def wrong_cluster():
+    """A mount that is refused, with the file of another cluster that has files of the same numbers, ends no
+    program."""
+    with Mounts(2) as c:
+        with open(c.path(1, 'd', 'kept'), 'wb') as f:
+            f.write(bytes([1] * 4096))
+        number = os.stat(c.path(1, 'd', 'kept')).st_ino
+        wait_until(lambda: os.path.exists(c.path(2, 'd', 'kept')), 5, 'the file')
+        program = Toucher(c.path(2, 'd', 'kept'), 4096)
+        program.begin(0)
+        check(program.value() == 1, 'the page')
+        c.must('kill', 'n2')
+        other, pool, mount = (os.path.join(os.environ['BTD_CASE_DIR'], name) for name in ('toml', 'pool', 'other'))
+        os.mkdir(mount)
+        with open(os.path.join(c.dir, 'n2', 'cluster.toml')) as f:
+            text = f.read()
+        with open(other, 'w') as f:
+            f.write(text.replace('dev', 'other', 1))
+        must(BTD, 'format', pool, '--emulate', 'ram', '--size', '64M')
+        on2 = ('exec', 'n2', '--', BTD)
+        c.must(*on2, 'cluster', 'init', '--cluster', other, pool)
+        c.must(*on2, 'mount', '--cluster', other, pool, mount)
+        os.mkdir(os.path.join(mount, 'd'))
+        os.setxattr(os.path.join(mount, 'd'), 'user.btd.mode', b'coherent')
+        made = 0
+        while made < number:
+            with open(os.path.join(mount, 'd', f'f{made}'), 'wb') as f:
+                made = os.fstat(f.fileno()).st_ino
+        check(made == number, f'a file of the other cluster has the number {made}, not {number}')
+        must(BTD, 'umount', '--pool', mount)
+        said = c.run(*on2, 'mount', '--cluster', other, c.pool(2), c.path(2))
+        check(said.code != 0 and 'belongs to the cluster' in said.text, f'{said.code} {said.text}')
+        program.begin(0)
+        check(program.value() == 1, 'a program of another cluster was ended')
+        c.must('start', 'n2')
+        check(program.end() == -signal.SIGKILL, 'a program goes on with what other nodes get')
+
+
 def detached():
     """A mount that was detached is served on by the next worker too; when its daemon is stopped, who maps a
     coherent file of it ends, and others get the pages."""
@@ -355,4 +393,4 @@ if __name__ == '__main__':
     else:
         main({'two': two, 'three': three, 'mode': mode, 'grown': grown, 'killed': killed,
               'user_killed': user_killed, 'blocked': blocked, 'all_killed': all_killed, 'left': left,
-              'node_killed': node_killed, 'mappers': mappers, 'detached': detached, 'notifier_killed': notifier_killed, 'seen': seen}, timeout=120)
+              'node_killed': node_killed, 'mappers': mappers, 'wrong_cluster': wrong_cluster, 'detached': detached, 'notifier_killed': notifier_killed, 'seen': seen}, timeout=120)

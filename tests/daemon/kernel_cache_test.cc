@@ -74,6 +74,13 @@ TEST_F(KernelCacheWaits, EndWhenTheWordsBeforeAreSaid) {
   EXPECT_EQ(asked.wait(), 1);
 }
 
+// A listing that read the attributes before is told by that to tell them again.
+TEST_F(KernelCacheWaits, ChangesOfWhatNoKernelKnowsAreCounted) {
+  const std::uint64_t before = cache_->noted();
+  cache_->attributes_changed(InodeId{7});
+  EXPECT_NE(cache_->noted(), before);
+}
+
 TEST_F(KernelCacheWaits, EndWithTheirPatience) {
   start();
   const auto begun = std::chrono::steady_clock::now();
