@@ -103,6 +103,18 @@ NodeId Placement::find(InodeId id) const {
   return found == homes_.end() ? node_of(id) : found->second;
 }
 
+// A commit that only requires what this node knows: one that is refused shows what refused it.
+Status catch_up(MetaStore& store, InodeId id) {
+  return with_retries([&]() -> Status {
+    BTD_ASSIGN(const auto inode, store.get(rows::inode_key(id)));
+    BTD_ASSIGN(const auto home, store.get(rows::home_key(id)));
+    Batch nothing;
+    nothing.require(rows::inode_key(id), view(inode));
+    nothing.require(rows::home_key(id), view(home));
+    return store.commit(nothing);
+  });
+}
+
 Status note_copy(MetaStore& store, const Attempt& attempt) {
   return with_retries([&]() -> Status {
     BTD_ASSIGN(const Rows found, read(store, attempt.id, attempt.to));

@@ -51,6 +51,10 @@ struct Attempt {
   std::uint64_t number = 0;
 };
 
+// Has this node see where the file is by now: what others changed may not have come to it yet.
+// Errors: those of commit().
+Status catch_up(MetaStore& store, InodeId id);
+
 // Before the copy begins. Errors of both: ENOENT the file is gone or has no name; ESTALE its home
 // is not `from`; EBUSY (commit_move) another attempt took its place; those of commit().
 Status note_copy(MetaStore& store, const Attempt& attempt);

@@ -201,6 +201,7 @@ remote::RemoteFiles& Mover::remote() {
 }
 
 Result<cluster::BringResponse> Mover::bring_now(InodeId id) {
+  BTD_TRY(cluster::catch_up(parts_.store, id));
   const auto inode = parts_.names.get(id);
   if (!inode) return fail(inode.error().code, "the file is gone");
   if (!inode->is_file()) return fail(EINVAL, "only regular files have a home");

@@ -251,6 +251,15 @@ TEST(Moves, AreCommittedByAHomeThatHasNotHeardOfTheNote) {
   EXPECT_EQ(world.home(), kNew);
 }
 
+TEST(Moves, AreOfWhatTheFileIsByNow) {
+  World world;
+  const std::string row(rows::inode_key(world.id));
+  LateStore late(world.rows, row);
+  ASSERT_TRUE(catch_up(late, world.id));
+  EXPECT_TRUE(*late.get(row));
+  ASSERT_TRUE(catch_up(late, world.id + 1));  // one that is not there
+}
+
 TEST(Moves, OfAFileThatIsRemovedFailAndLeaveNothing) {
   World world;
   const auto names = *Namespace::open(world.rows, kOld);
