@@ -76,19 +76,27 @@ Result<UniqueFd> open_subdirectory(int dirfd, const std::string& name) {
   return dir;
 }
 
-// One process of all nodes at a time makes heaps in a directory. It locks a file, since locks of
-// directories do not reach other nodes; the file is there as long as heaps are made.
+// One process of a user at a time, on all nodes, makes heaps in a directory. It locks a file, since
+// locks of directories do not reach other nodes; the file is there as long as heaps are made. Heaps
+// of other users cannot be opened, so these share nothing but the names.
 class MakeLock {
  public:
   // Bounded: making a heap takes milliseconds.
   static Result<MakeLock> acquire(int dirfd, const std::string& path) {
+    std::string name = ".btd-making-" + std::to_string(geteuid());
     for (const auto until = std::chrono::steady_clock::now() + kMakeWait;;) {
-      UniqueFd file(openat(dirfd, kName, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+      UniqueFd file(openat(dirfd, name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+      if (!file && is_away(errno))
+        return fail(errno, "Nobody can make a heap in " + path + " until the home of " + name +
+                               " is back, which a program left there; if it never comes back, "
+                               "remove that file.");
       if (!file) return no_heap_can_be_made(path, errno);
       if (flock(file.get(), LOCK_EX | LOCK_NB) == 0) {
-        if (is_named(dirfd, file.get())) return MakeLock(dirfd, std::move(file));
+        if (is_named(dirfd, name, file.get()))
+          return MakeLock(dirfd, std::move(name), std::move(file));
       } else if (errno != EWOULDBLOCK && errno != EINTR) {
-        return fail(errno, path + "/" + kName + " cannot be locked: " + strerrordesc_np(errno) + ".");
+        return fail(errno,
+                    path + "/" + name + " cannot be locked: " + strerrordesc_np(errno) + ".");
       }
       if (std::chrono::steady_clock::now() > until)
         return fail(EBUSY, "Another process makes a heap in " + path + " for too long; end it.");
@@ -96,24 +104,27 @@ class MakeLock {
     }
   }
   ~MakeLock() {
-    if (file_) unlinkat(dirfd_, kName, 0);
+    if (file_) unlinkat(dirfd_, name_.c_str(), 0);
   }
   MakeLock(MakeLock&&) = default;
   MakeLock& operator=(MakeLock&&) = delete;
 
  private:
-  static constexpr const char* kName = ".btd-making";
+  MakeLock(int dirfd, std::string name, UniqueFd file)
+      : dirfd_(dirfd), name_(std::move(name)), file_(std::move(file)) {}
 
-  MakeLock(int dirfd, UniqueFd file) : dirfd_(dirfd), file_(std::move(file)) {}
+  static bool is_away(int code) { return code == EHOSTUNREACH || code == ETIMEDOUT; }
 
   // Who had it before may have removed it meanwhile.
-  static bool is_named(int dirfd, int file) {
+  static bool is_named(int dirfd, const std::string& name, int file) {
     struct stat own{}, named{};
-    return fstat(file, &own) == 0 && fstatat(dirfd, kName, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+    return fstat(file, &own) == 0 &&
+           fstatat(dirfd, name.c_str(), &named, AT_SYMLINK_NOFOLLOW) == 0 &&
            own.st_ino == named.st_ino && own.st_dev == named.st_dev;
   }
 
   int dirfd_;
+  std::string name_;
   UniqueFd file_;
 };
 

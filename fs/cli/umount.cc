@@ -1,16 +1,21 @@
 // btd umount: unmounts, and waits until the daemon has closed the pool.
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
+#include <nlohmann/json.hpp>
+#include <optional>
 #include <thread>
 
+#include "alloc/unique_fd.h"
 #include "fs/cli/command.h"
 #include "fs/cli/exit_code.h"
 #include "fs/cli/mount_table.h"
 #include "fs/cli/paths.h"
 #include "fs/daemon/mounting.h"
 #include "fs/pool/pool.h"
+#include "fs/pool/superblock.h"
 
 namespace btd::cli {
 namespace {
@@ -23,6 +28,7 @@ constexpr const char* kExamples = R"(Examples:
 // A clean close writes a checkpoint; far less than this, even of a large pool.
 constexpr std::chrono::seconds kPatience{60};
 constexpr std::chrono::milliseconds kPause{10};
+constexpr std::chrono::seconds kAnswerPatience{5};
 
 Status unmount(const std::string& directory) {
   const Status done = unmount_fuse(directory, false);
@@ -44,6 +50,30 @@ bool detach_dead(const MountEntry& mount) {
   if (std::ranges::find(detached, mount.directory) == detached.end()) return false;
   fmt::print(stderr, "{} had no daemon any more; it is detached\n", mount.directory);
   return true;
+}
+
+std::optional<std::string> served_pool(const MountEntry& mount) {
+  const auto text = read_file_within(mount.directory + "/.btd/status.json", kAnswerPatience);
+  const auto status = nlohmann::json::parse(text.value_or(""), nullptr, false);
+  const auto uuid = nlohmann::json::json_pointer("/pool/uuid");
+  if (!status.is_object() || !status.contains(uuid) || !status[uuid].is_string())
+    return std::nullopt;
+  return status[uuid].get<std::string>();
+}
+
+std::optional<std::string> pool_at(const std::string& path) {
+  const UniqueFd file(::open((path + "/superblock").c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file) return std::nullopt;
+  const auto superblock = read_superblock(file.get(), path);
+  return superblock ? std::optional(uuid_text(*superblock)) : std::nullopt;
+}
+
+// Whether the pool that is mounted still lies where it was mounted from; nullopt: that cannot be
+// told.
+std::optional<bool> is_in_place(const MountEntry& mount) {
+  const auto served = served_pool(mount), there = pool_at(mount.source);
+  if (!served || !there) return std::nullopt;
+  return *served == *there;
 }
 
 // The daemon holds the pool's lock until it has closed it.
@@ -73,8 +103,15 @@ class UmountCommand : public Command {
   Result<int> run(const Globals&) override {
     BTD_ASSIGN(const MountEntry mount, find_mount(directory_));
     if (!detach_dead(mount)) {
+      const auto in_place = is_in_place(mount);
+      if (pool_ && !in_place.value_or(false))
+        return fail(EINVAL,
+                    fmt::format("{} is left mounted: {}; without --pool the mount alone is ended",
+                                mount.directory,
+                                in_place ? fmt::format("another pool is at {} now", mount.source)
+                                         : "its daemon does not say which pool it serves"));
       BTD_TRY(unmount(mount.directory));
-      BTD_TRY(wait_for_close(mount.source));
+      if (in_place.value_or(true)) BTD_TRY(wait_for_close(mount.source));
     }
     if (pool_) BTD_TRY(Pool::detach(mount.source));
     return kExitOk;

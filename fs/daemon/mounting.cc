@@ -170,10 +170,9 @@ Result<UniqueFd> mount_as_user(const MountRequest& request) {
 }
 
 // Of the pool by its path; but one that was mounted from there before another pool took that place
-// is served, and answers.
+// is served, and answers. One that another mount hides cannot be asked, and is left alone.
 bool is_dead(const MountEntry& mount, const std::string& pool) {
-  if (!mount.is_of_pool(pool)) return false;
-  if (!is_uppermost(mount)) return true;  // it cannot be asked
+  if (!mount.is_of_pool(pool) || !is_uppermost(mount)) return false;
   const auto asked = call_within(kAnswerPatience, [where = mount.directory] {
     struct statx found{};
     return statx(AT_FDCWD, where.c_str(), AT_STATX_FORCE_SYNC | AT_NO_AUTOMOUNT, STATX_INO,

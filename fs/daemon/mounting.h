@@ -31,9 +31,9 @@ Result<std::string> read_init(int fuse_fd);
 Status unmount_fuse(const std::string& mountpoint, bool lazy);
 
 // What is left of earlier mounts of a pool whose lock the caller has: nobody serves them, unless
-// they were mounted from another pool that was at that path, and then they are left alone. The first
-// ends their connections: who waits for an answer gets an error. The second detaches them too; the
-// value: where they were.
+// they were mounted from another pool that was at that path. Those are left alone, and what another
+// mount hides. The first ends their connections: who waits for an answer gets an error. The second
+// detaches them too; the value: where they were.
 void end_dead_connections(const std::string& pool);
 std::vector<std::string> detach_dead_mounts(const std::string& pool);
 

@@ -93,9 +93,9 @@ class Supervisor {
     }
     BTD_ASSIGN(PoolLock lock, PoolLock::acquire(options_.pool));
     lock_fd_ = lock.fd();
-    end_dead_connections(options_.pool);  // before anybody looks at programs that wait for them
     const SocketRemover remover(BackingSocket::path_of(lock_fd_));  // while the lock is held
     BTD_TRY(prepare());
+    end_dead_connections(options_.pool);  // before anybody looks at programs that wait for them
     BTD_TRY(start_worker(false));
     while (!done_ && !start_error_) wait_for_events();
     notifiers_.wait_for_end();

@@ -10,7 +10,8 @@
 
 namespace btd {
 
-// What the call gives; nullopt: nothing within `limit`, and its thread is left behind until it does.
+// What the call gives; nullopt: nothing within `limit`, and its thread is left behind until it
+// does.
 template <class Call>
 auto call_within(std::chrono::milliseconds limit, Call call) -> std::optional<decltype(call())> {
   auto promise = std::make_shared<std::promise<decltype(call())>>();

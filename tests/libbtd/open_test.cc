@@ -137,18 +137,29 @@ TEST_F(OpenTest, ANewHeapAvoidsATakenWindow) {
   for (unsigned i = 1; i < kWindows; ++i) munmap(taken.at(i), 4096);
 }
 
+std::string making(uid_t user) { return ".btd-making-" + std::to_string(user); }
+
 TEST_F(OpenTest, WhatACrashLeftHalfMadeGoes) {
   fs::create_directory(file(".h.new"));
   std::ofstream(file(".h.new/arena.0")) << "half";
+  std::ofstream(file(making(geteuid()))) << "";
   open();
   EXPECT_FALSE(fs::exists(file(".h.new")));
+  EXPECT_FALSE(fs::exists(file(making(geteuid()))));
   EXPECT_TRUE(fs::exists(file("h/arena.0")));
 }
 
 TEST_F(OpenTest, ATooLongMakingIsEndedWithAnError) {
-  const int fd = ::open(directory_.c_str(), O_RDONLY | O_DIRECTORY);
+  const int fd = ::open(file(making(geteuid())).c_str(), O_RDWR | O_CREAT, 0600);
   ASSERT_EQ(flock(fd, LOCK_EX), 0);
   EXPECT_EQ(open_error(config()), EBUSY);
+  ::close(fd);
+}
+
+TEST_F(OpenTest, WhatAnotherUserMakesIsNotWaitedFor) {
+  const int fd = ::open(file(making(geteuid() + 1)).c_str(), O_RDWR | O_CREAT, 0);
+  ASSERT_EQ(flock(fd, LOCK_EX), 0);
+  open();
   ::close(fd);
 }
 

@@ -254,9 +254,17 @@ def replaced_pool():
         check('kept' not in os.listdir(other), 'both mounts are of one pool')
         with open(b.path('kept')) as f:
             check(f.read() == 'kept', 'the first mount is not served any more')
-        must(BTD, 'umount', other)
+        with open(os.path.join(other, 'new'), 'w') as f:
+            f.write('new')
+        refuse(64, ['left mounted', 'another pool'], BTD, 'umount', '--pool', b.mnt)
+        start = time.monotonic()
         said = run(BTD, 'umount', b.mnt)
         check(said.code == 0 and 'no daemon' not in said.text, f'umount of a mount that is served: {said.text}')
+        check(time.monotonic() - start < 30, 'it waits for the daemon of the other pool')
+        with open(os.path.join(other, 'new')) as f:
+            check(f.read() == 'new', 'the other pool is gone')
+        must(BTD, 'umount', '--pool', other)
+        check(not is_mounted(b.pool), 'the pool is still there')
 
 
 def virtual_directory():
