@@ -9,7 +9,8 @@ it began, or never.
 What is checked is what docs/design/cluster.md promises. Changes that succeeded are linearizable. A read
 (a lookup, or a change that was refused) is answered by its node, which may lag: it is bound by the
 time at which it ended, for nothing is seen before it began; and for each name by the order of its own
-node, which never goes back and knows what it did itself.
+node, which never goes back and knows what it did itself. That is not so of a rename that its kernel took for
+done (below): the read may show what was before others' changes that come before it.
 """
 import time
 from dataclasses import dataclass, replace
@@ -72,6 +73,11 @@ class Tree:
     EMPTY = ((), frozenset())
 
     @staticmethod
+    def had_one_file(state, rename):
+        source, target = rename.arguments
+        return any((target, f) in state[1] for name, f in state[1] if name == source and f[1] == 'f')
+
+    @staticmethod
     def apply(state, operation, number):
         """The states in which the operation, which succeeds, may leave the tree."""
         names, been = dict(state[0]), state[1]
@@ -95,8 +101,7 @@ class Tree:
             files = {f for f in names.values() if f[1] == 'f' and (source, f) in been}
             return [put(target, f) for f in sorted(files, key=lambda f: f != there)]
         same = other and (source, other) in been
-        both = any((target, f) in been for name, f in been if name == source and f[1] == 'f')
-        results = [state] if same or both else []
+        results = [state] if same or Tree.had_one_file(state, operation) else []
         if there and there != other and (other is None or other[1] == there[1]):
             del names[source]
             results.insert(0, put(target, there))
@@ -108,15 +113,18 @@ class TooLong(Exception):
 
 
 class Search:
-    """Taken: a bit for each operation, in order of their begin."""
+    """Taken: a bit for each operation, in order of their begin. `any_order`: that of a read and a rename which
+    was taken for done is tried too; most histories need none of that, and are judged sooner without."""
 
-    def __init__(self, history, steps, seconds=float('inf')):
+    def __init__(self, history, steps, seconds=float('inf'), any_order=False):
         self.history = sorted(history, key=lambda o: (o.start, o.end))
-        self.steps, self.until = steps, time.monotonic() + seconds
+        self.steps, self.until, self.any_order = steps, time.monotonic() + seconds, any_order
         self.before = [self.mask(lambda other, o=o: self.binds(other, o)) for o in self.history]
         self.too_late = [0 if o.is_change else
                          self.mask(lambda other, o=o: other.is_change and o.end < other.start)
                          for o in self.history]
+        # Renames of its own that a read knows of, if they were not just taken for done.
+        self.known = [self.mask(lambda other, o=o: self.informs(other, o)) for o in self.history]
         self.reads = [at for at, o in enumerate(self.history) if not o.is_change]
         self.changes = [at for at, o in enumerate(self.history) if o.is_change]
 
@@ -130,7 +138,16 @@ class Search:
             return False
         if other.is_change and operation.is_change:
             return True
+        return Search.is_seen(other, operation) and not (other.name == 'rename' and not operation.is_change)
+
+    @staticmethod
+    def is_seen(other, operation):
         return other.node == operation.node and bool(set(other.arguments) & set(operation.arguments))
+
+    @staticmethod
+    def informs(other, operation):
+        return (other.name == 'rename' and not operation.is_change and not other.unknown
+                and other.end < operation.start and Search.is_seen(other, operation))
 
     def can_take(self, at, taken):
         return not (taken >> at & 1 or self.before[at] & ~taken or self.too_late[at] & taken)
@@ -142,32 +159,42 @@ class Search:
         while again:
             again = False
             for at in self.reads:
-                if self.can_take(at, taken) and self.history[at].is_true_of(names):
+                if self.can_take(at, taken) and not self.known[at] & ~taken and self.history[at].is_true_of(names):
                     taken |= 1 << at
                     again = True
         return taken
+
+    def next(self, taken, state, owed):
+        """What may be taken now: (taken, state, renames that must have no effect, operation)."""
+        names = dict(state[0])
+        for at in self.changes:  # those that began first are tried first
+            if self.can_take(at, taken):
+                # None: one of unknown outcome without effect is as if it never was.
+                for after in Tree.apply(state, self.history[at], at):
+                    if after == state or not owed >> at & 1:
+                        yield self.take_reads(taken | 1 << at, after), after, owed, at
+        for at in self.reads if self.any_order else ():
+            later = self.known[at] & ~taken
+            if later and self.can_take(at, taken) and self.history[at].is_true_of(names) and all(
+                    Tree.had_one_file(state, self.history[i]) for i in self.changes if later >> i & 1):
+                yield self.take_reads(taken | 1 << at, state), state, owed | later, at
 
     def linearize(self):
         """An order of the changes that explains the history, or None. Raises TooLong."""
         everything = self.mask(lambda o: not o.unknown)
         first = self.take_reads(0, Tree.EMPTY)
-        stack, seen = [(first, Tree.EMPTY, ())], {(first, Tree.EMPTY)}
+        stack, seen = [(first, Tree.EMPTY, 0, ())], {(first, Tree.EMPTY, 0)}
         while stack:
-            taken, state, order = stack.pop()
+            taken, state, owed, order = stack.pop()
             if taken & everything == everything:
                 return self.unwind(order)
-            for at in reversed(self.changes):  # those that began first are tried first
-                if not self.can_take(at, taken):
+            for now, after, later, at in reversed(list(self.next(taken, state, owed))):
+                if (now, after, later) in seen:
                     continue
-                # None: one of unknown outcome without effect is as if it never was.
-                for after in reversed(Tree.apply(state, self.history[at], at)):
-                    now = self.take_reads(taken | 1 << at, after)
-                    if (now, after) in seen:
-                        continue
-                    if len(seen) >= self.steps or time.monotonic() > self.until:
-                        raise TooLong(f'{len(self.history)} operations')
-                    seen.add((now, after))
-                    stack.append((now, after, (order, at)))
+                if len(seen) >= self.steps or time.monotonic() > self.until:
+                    raise TooLong(f'{len(self.history)} operations')
+                seen.add((now, after, later))
+                stack.append((now, after, later, (order, at)))
         return None
 
     def unwind(self, order):
@@ -175,7 +202,7 @@ class Search:
         while order:
             order, at = order
             found.append(self.history[at])
-        return found[::-1]
+        return [o for o in found[::-1] if o.is_change]
 
 
 def components(history):
@@ -202,7 +229,7 @@ def components(history):
 def check(history, steps=2_000_000, seconds=float('inf')):
     """The first component that no order explains, or None. Raises TooLong."""
     for part in components(history):
-        if Search(part, steps, seconds).linearize() is None:
+        if all(Search(part, steps, seconds, any_order).linearize() is None for any_order in (False, True)):
             return part
     return None
 

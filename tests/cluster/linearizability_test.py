@@ -78,6 +78,19 @@ class Judge(unittest.TestCase):
         # A change that read is a read: its node has seen what it committed over.
         self.wrong(made, op(2, 'unlink', 'a', at=(2, 3)), look(2, 'a', 'f', (4, 5)))
 
+    def test_a_rename_that_was_taken_for_done_tells_nothing(self):
+        gone = (op(1, 'create', 'a', at=(0, 1)), op(1, 'link', 'a', 'b', at=(2, 3)), op(1, 'unlink', 'a', at=(4, 5)))
+        renamed = op(2, 'rename', 'a', 'b', at=(6, 7))
+        self.right(*gone, renamed, look(2, 'a', 'f', (8, 9)), look(2, 'a', 'absent', (10, 11)))
+        self.wrong(*gone, renamed, look(2, 'a', 'absent', (8, 9)), look(2, 'a', 'f', (10, 11)))
+        self.wrong(*gone, renamed, look(2, 'a', 'd', (8, 9)))
+        self.wrong(*gone, op(2, 'rename', 'a', 'c', at=(6, 7)), look(2, 'a', 'f', (8, 9)))
+        # One that had an effect tells of it.
+        made = op(1, 'create', 'a', at=(0, 1))
+        self.wrong(made, renamed, look(2, 'a', 'f', (8, 9)))
+        self.wrong(made, op(1, 'create', 'b', at=(2, 3)), renamed, look(2, 'a', 'f', (8, 9)))
+        self.wrong(made, op(1, 'link', 'a', 'b', at=(2, 3)), renamed, look(2, 'a', 'absent', (8, 9)))
+
     def test_refusals(self):
         made = op(1, 'mkdir', 'a', at=(0, 1))
         self.right(made, refused(2, 'create', ('a',), 2, 3, 'EEXIST'))
