@@ -86,17 +86,12 @@ class MakeLock {
     std::string name = ".btd-making-" + std::to_string(geteuid());
     for (const auto until = std::chrono::steady_clock::now() + kMakeWait;;) {
       UniqueFd file(openat(dirfd, name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-      if (!file && is_away(errno))
-        return fail(errno, "Nobody can make a heap in " + path + " until the home of " + name +
-                               " is back, which a program left there; if it never comes back, "
-                               "remove that file.");
-      if (!file) return no_heap_can_be_made(path, errno);
+      if (!file) return cannot_open(path, name, errno);
       if (flock(file.get(), LOCK_EX | LOCK_NB) == 0) {
         if (is_named(dirfd, name, file.get()))
           return MakeLock(dirfd, std::move(name), std::move(file));
       } else if (errno != EWOULDBLOCK && errno != EINTR) {
-        return fail(errno,
-                    path + "/" + name + " cannot be locked: " + strerrordesc_np(errno) + ".");
+        return cannot_lock(path, name, errno);
       }
       if (std::chrono::steady_clock::now() > until)
         return fail(EBUSY, "Another process makes a heap in " + path + " for too long; end it.");
@@ -113,7 +108,17 @@ class MakeLock {
   MakeLock(int dirfd, std::string name, UniqueFd file)
       : dirfd_(dirfd), name_(std::move(name)), file_(std::move(file)) {}
 
-  static bool is_away(int code) { return code == EHOSTUNREACH || code == ETIMEDOUT; }
+  static std::unexpected<Error> cannot_open(const std::string& path, const std::string& name,
+                                            int code) {
+    if (code != EHOSTUNREACH && code != ETIMEDOUT) return no_heap_can_be_made(path, code);
+    return fail(code, "Nobody can make a heap in " + path + " until the home of " + name +
+                          " is back, which a program left there; if it never comes back, remove "
+                          "that file.");
+  }
+  static std::unexpected<Error> cannot_lock(const std::string& path, const std::string& name,
+                                            int code) {
+    return fail(code, path + "/" + name + " cannot be locked: " + strerrordesc_np(code) + ".");
+  }
 
   // Who had it before may have removed it meanwhile.
   static bool is_named(int dirfd, const std::string& name, int file) {
