@@ -9,7 +9,7 @@
 #include "fs/cli/cluster_dev_hosts.h"
 #include "fs/cli/cluster_dev_network.h"
 #include "fs/cli/cluster_dev_process.h"
-#include "fs/cli/paths.h"
+#include "fs/pool/sentences.h"
 
 namespace btd::cli::dev {
 namespace {

@@ -19,6 +19,7 @@
 #include "fs/cli/paths.h"
 #include "fs/daemon/mounting.h"
 #include "fs/pool/pool.h"
+#include "fs/pool/sentences.h"
 #include "net/etcd/client.h"
 
 namespace btd::cli::dev {

@@ -18,8 +18,8 @@
 #include <tuple>
 
 #include "fs/cli/cluster_dev_network.h"
-#include "fs/cli/paths.h"
 #include "fs/pool/run_program.h"
+#include "fs/pool/sentences.h"
 #include "fs/pool/text_file.h"
 
 namespace btd::cli::dev {

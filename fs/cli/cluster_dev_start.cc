@@ -11,9 +11,9 @@
 #include "fs/cli/cluster_dev_hosts.h"
 #include "fs/cli/cluster_dev_network.h"
 #include "fs/cli/cluster_dev_process.h"
-#include "fs/cli/paths.h"
 #include "fs/cli/terminal.h"
 #include "fs/pool/run_program.h"
+#include "fs/pool/sentences.h"
 #include "fs/pool/text_file.h"
 
 namespace btd::cli::dev {

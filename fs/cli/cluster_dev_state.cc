@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "fs/cli/paths.h"
+#include "fs/pool/sentences.h"
 #include "fs/pool/text_file.h"
 
 namespace btd::cli::dev {

@@ -11,8 +11,8 @@
 #include "fs/cli/cluster_dev_hosts.h"
 #include "fs/cli/cluster_dev_network.h"
 #include "fs/cli/mount_table.h"
-#include "fs/cli/paths.h"
 #include "fs/cli/terminal.h"
+#include "fs/pool/sentences.h"
 
 namespace btd::cli::dev {
 namespace {

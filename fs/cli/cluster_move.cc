@@ -16,6 +16,7 @@
 #include "fs/cli/paths.h"
 #include "fs/cli/size.h"
 #include "fs/cli/terminal.h"
+#include "fs/pool/sentences.h"
 #include "net/etcd/etcd_store.h"
 
 namespace btd::cli {

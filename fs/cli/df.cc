@@ -14,6 +14,7 @@
 #include "fs/cli/paths.h"
 #include "fs/cli/size.h"
 #include "fs/cli/terminal.h"
+#include "fs/pool/sentences.h"
 
 namespace btd::cli {
 namespace {

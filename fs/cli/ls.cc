@@ -17,9 +17,9 @@
 #include "fs/cli/exit_code.h"
 #include "fs/cli/extents.h"
 #include "fs/cli/mount_table.h"
-#include "fs/cli/paths.h"
 #include "fs/cli/size.h"
 #include "fs/cli/terminal.h"
+#include "fs/pool/sentences.h"
 
 namespace btd::cli {
 namespace {

@@ -8,9 +8,9 @@
 #include "fs/cli/command.h"
 #include "fs/cli/config.h"
 #include "fs/cli/exit_code.h"
-#include "fs/cli/paths.h"
 #include "fs/cli/terminal.h"
 #include "fs/cli/version.h"
+#include "fs/pool/sentences.h"
 
 namespace btd::cli {
 namespace {
@@ -63,7 +63,7 @@ int report_usage(const std::vector<Declared>& declared, const std::string& what)
 }
 
 int report(const Error& error) {
-  print_error("btd", error.message.empty() ? error_text(error.code) : error.message);
+  print_error("btd", error.message.empty() ? errno_text(error.code) : error.message);
   return exit_code_for(error.code);
 }
 

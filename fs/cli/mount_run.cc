@@ -10,6 +10,7 @@
 #include "fs/cli/paths.h"
 #include "fs/cli/version.h"
 #include "fs/pool/mount_table.h"
+#include "fs/pool/sentences.h"
 
 namespace btd::cli {
 namespace {

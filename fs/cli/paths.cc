@@ -3,25 +3,17 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <system_error>
 #include <utility>
 
 #include "fs/pool/call_within.h"
+#include "fs/pool/sentences.h"
 #include "fs/pool/text_file.h"
 
 namespace btd::cli {
 
-std::string error_text(int code) {
-  const char* text = ::strerrordesc_np(code);
-  return text == nullptr ? fmt::format("error {}", code) : text;
-}
-
-std::unexpected<Error> errno_of(const std::string& subject, int code) {
-  return fail(code, fmt::format("{}: {}", subject, error_text(code)));
-}
 Result<std::string> absolute_path(const std::string& path) {
   std::error_code error;
   const std::filesystem::path full = std::filesystem::absolute(path, error);

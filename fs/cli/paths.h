@@ -9,12 +9,6 @@
 
 namespace btd::cli {
 
-// The system's words for an errno.
-std::string error_text(int code);
-
-// "SUBJECT: the system's words", with the code. Errno is read where none is given.
-std::unexpected<Error> errno_of(const std::string& subject, int code = errno);
-
 // `path` from the root, without resolving links or needing it to exist: a daemon changes its
 // working directory.
 Result<std::string> absolute_path(const std::string& path);

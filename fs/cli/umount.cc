@@ -15,6 +15,7 @@
 #include "fs/cli/paths.h"
 #include "fs/daemon/mounting.h"
 #include "fs/pool/pool.h"
+#include "fs/pool/sentences.h"
 #include "fs/pool/superblock.h"
 
 namespace btd::cli {
@@ -39,7 +40,7 @@ Status unmount(const std::string& directory) {
                                   "again",
                                   directory, directory));
   }
-  return fail(code, fmt::format("{} cannot be unmounted: {}", directory, error_text(code)));
+  return fail(code, fmt::format("{} cannot be unmounted: {}", directory, errno_text(code)));
 }
 
 // Whose daemon is gone: a plain unmount might wait for it. False: it has one.

@@ -1,6 +1,7 @@
-// Errors of system calls as sentences: "cannot <doing>: <what the errno says>".
+// Errors of system calls as sentences, with what the errno says.
 #pragma once
 
+#include <cerrno>
 #include <cstring>
 #include <string>
 
@@ -13,7 +14,12 @@ namespace btd {
   return text != nullptr ? text : "error " + std::to_string(code);
 }
 
-// `doing` ends with what it is done to: "create the directory /pools/a".
+// "<subject>: <...>", with the code. Errno is read where none is given.
+[[nodiscard]] inline std::unexpected<Error> errno_of(const std::string& subject, int code = errno) {
+  return fail(code, subject + ": " + errno_text(code));
+}
+
+// "cannot <doing>: <...>". `doing` ends with what it is done to: "create the directory /pools/a".
 [[nodiscard]] inline std::unexpected<Error> cannot(const std::string& doing, int code) {
   return fail(code, "cannot " + doing + ": " + errno_text(code));
 }

@@ -11,15 +11,6 @@
 
 namespace btd {
 
-namespace {
-
-std::unexpected<Error> errno_of(const std::string& path) {
-  const int code = errno;
-  return fail(code, path + ": " + errno_text(code));
-}
-
-}  // namespace
-
 Result<std::string> read_file(const std::string& path) {
   const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!file) return errno_of(path);
