@@ -13,7 +13,6 @@
 #include "fs/cli/cluster_bring.h"
 #include "fs/cli/cluster_files.h"
 #include "fs/cli/mount_table.h"
-#include "fs/cli/paths.h"
 #include "fs/cli/size.h"
 #include "fs/cli/terminal.h"
 #include "fs/pool/sentences.h"
@@ -74,9 +73,7 @@ std::optional<NodeId> home_of(const std::string& path) {
 
 // The cluster that the mount is of.
 Result<cluster::Options> options_of(const MountEntry& mount) {
-  BTD_ASSIGN(const std::string text,
-             read_file_within(mount.directory + "/.btd/status.json", std::chrono::seconds(10)));
-  const auto status = nlohmann::json::parse(text, nullptr, false);
+  BTD_ASSIGN(const nlohmann::json status, daemon_status(mount.directory));
   if (!status.is_object() || !status.contains("cluster"))
     return fail(EINVAL, fmt::format("{} is no mount of a cluster, so its files have no other home",
                                     mount.directory));

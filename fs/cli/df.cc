@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <sys/statvfs.h>
 
-#include <chrono>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -11,7 +10,6 @@
 #include "fs/cli/command.h"
 #include "fs/cli/exit_code.h"
 #include "fs/cli/mount_table.h"
-#include "fs/cli/paths.h"
 #include "fs/cli/size.h"
 #include "fs/cli/terminal.h"
 #include "fs/pool/sentences.h"
@@ -79,9 +77,7 @@ Result<NodeAnswers> ask_others(const nlohmann::json& cluster, const std::vector<
 
 // Empty where the mount is no node of a cluster.
 Result<std::vector<NodeSpace>> nodes_of(const std::string& directory) {
-  BTD_ASSIGN(const std::string text,
-             read_file_within(directory + "/.btd/status.json", std::chrono::seconds(10)));
-  const auto status = nlohmann::json::parse(text, nullptr, false);
+  BTD_ASSIGN(const nlohmann::json status, daemon_status(directory));
   std::vector<NodeSpace> nodes;
   if (!status.is_object() || !status.contains("cluster")) return nodes;
   try {

@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
+#include <nlohmann/json.hpp>
+
 #include "fs/cli/paths.h"
 
 namespace btd::cli {
@@ -54,6 +57,12 @@ Result<MountEntry> find_mount(const std::optional<std::string>& path) {
   }
   BTD_ASSIGN(const std::string full, resolved_path(*path));
   return choose_mount(mounts, full);
+}
+
+Result<nlohmann::json> daemon_status(const std::string& directory) {
+  BTD_ASSIGN(const std::string text,
+             read_file_within(directory + "/.btd/status.json", std::chrono::seconds(10)));
+  return nlohmann::json::parse(text, nullptr, false);
 }
 
 }  // namespace btd::cli

@@ -2,6 +2,7 @@
 // Reads only; any thread.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -17,5 +18,9 @@ Result<MountEntry> choose_mount(const std::vector<MountEntry>& mounts,
                                 const std::optional<std::string>& path);
 
 Result<MountEntry> find_mount(const std::optional<std::string>& path);
+
+// What the daemon of a mount says of itself, as JSON; no object where that is not understood.
+// Errors: those of read_file_within(), after 10 s.
+Result<nlohmann::json> daemon_status(const std::string& directory);
 
 }  // namespace btd::cli

@@ -12,7 +12,6 @@
 #include "fs/cli/command.h"
 #include "fs/cli/exit_code.h"
 #include "fs/cli/mount_table.h"
-#include "fs/cli/paths.h"
 #include "fs/daemon/mounting.h"
 #include "fs/pool/pool.h"
 #include "fs/pool/sentences.h"
@@ -29,7 +28,6 @@ constexpr const char* kExamples = R"(Examples:
 // A clean close writes a checkpoint; far less than this, even of a large pool.
 constexpr std::chrono::seconds kPatience{60};
 constexpr std::chrono::milliseconds kPause{10};
-constexpr std::chrono::seconds kAnswerPatience{5};
 
 Status unmount(const std::string& directory) {
   const Status done = unmount_fuse(directory, false);
@@ -54,12 +52,11 @@ bool detach_dead(const MountEntry& mount) {
 }
 
 std::optional<std::string> served_pool(const MountEntry& mount) {
-  const auto text = read_file_within(mount.directory + "/.btd/status.json", kAnswerPatience);
-  const auto status = nlohmann::json::parse(text.value_or(""), nullptr, false);
+  const auto status = daemon_status(mount.directory);
   const auto uuid = nlohmann::json::json_pointer("/pool/uuid");
-  if (!status.is_object() || !status.contains(uuid) || !status[uuid].is_string())
+  if (!status || !status->is_object() || !status->contains(uuid) || !(*status)[uuid].is_string())
     return std::nullopt;
-  return status[uuid].get<std::string>();
+  return (*status)[uuid].get<std::string>();
 }
 
 std::optional<std::string> pool_at(const std::string& path) {

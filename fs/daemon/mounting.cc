@@ -261,7 +261,7 @@ std::vector<std::string> detach_dead_mounts(const std::string& pool) {
   if (!mounts) return detached;
   std::ranges::reverse(*mounts);
   for (const MountEntry& mount : *mounts) {
-    if (!is_uppermost(mount) || !is_dead(mount, pool)) continue;
+    if (!is_dead(mount, pool)) continue;
     end_connection(mount.device, mount.directory);
     if (is_uppermost(mount)) (void)unmount_fuse(mount.directory, true);
     if (!is_uppermost(mount)) detached.push_back(mount.directory);

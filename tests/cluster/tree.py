@@ -9,7 +9,7 @@ import stat
 import threading
 
 from clusterlib import Seen, suite
-from mountlib import check, main, say, wait_until
+from mountlib import SLOW, check, main, say, wait_until
 
 NODES = (1, 2, 3)
 NOREPLACE, EXCHANGE = 1, 2
@@ -179,7 +179,7 @@ def round_of_changes(t, node):
     # Those of a file are its backing file's: kernels keep them for a second, as they do its size.
     os.utime(p('f'), ns=(1_000_000_007, 2_000_000_009))
     t.late.wait('times of a file', *[lambda n=n: attributes(t.at(n, 'f')).st_mtime_ns == 2_000_000_009
-                                     for n in others(node)], limit=1.5)
+                                     for n in others(node)], limit=1.5 * SLOW)
     for name in ('f', 'd'):
         os.setxattr(p(name), 'user.colour', b'green')
         t.see(node, 'an attribute', lambda b, n=name: 'user.colour' in os.listxattr(f'{b}/{n}')
@@ -317,7 +317,7 @@ def lengths(c, name):
     for at, entry in enumerate(names):
         os.mkdir(os.path.join(base(at % 3 + 1), entry))
     for node in NODES:
-        t.seen.wait('all names', lambda n=node: sorted(os.listdir(base(n))) == names)
+        t.seen.wait('all names', lambda n=node: sorted(os.listdir(base(n))) == names, limit=SLOW)
         for entry in names:
             check(stat.S_ISDIR(os.lstat(os.path.join(base(node), entry)).st_mode), f'{entry}')
         refused(errno.ENAMETOOLONG, os.mkdir, os.path.join(base(node), b'x' * 256))
@@ -357,7 +357,7 @@ def many(c, name):
     check(not odd, '; '.join(odd[:4]))
     expected = sorted(f'{node}-{i}' for node in NODES for i in range(each))
     for node in NODES:
-        t.seen.wait(f'all names at n{node}', lambda n=node: sorted(os.listdir(t.at(n))) == expected)
+        t.seen.wait(f'all names at n{node}', lambda n=node: sorted(os.listdir(t.at(n))) == expected, limit=SLOW)
         with os.scandir(t.at(node)) as listing:
             kinds = {entry.name: entry.is_symlink() for entry in listing}
         check(all(kinds[n] == (int(n.split('-')[1]) % 2 == 1) for n in expected), 'types are wrong')

@@ -134,14 +134,15 @@ def user_killed():
     """The worker of a user dies again and again, never that of the home: what it was asked to give back
     when it died it is asked again."""
     with Mounts(2) as c:
-        process = c.litmus('sharing', 'sharing', 3 * KILLS + 4)
+        # Restarts take long on a slow machine: the program is to outlast them.
+        process = c.litmus('sharing', 'sharing', 5 * KILLS + 6)
         for _ in range(2 * KILLS + 1):
             time.sleep(1.2)
             c.kill_worker(2)
             before = c.facts(1)['cluster']['coherent']['home']['grants']
-            wait_until(lambda b=before: c.facts(1)['cluster']['coherent']['home']['grants'] > b + 10
-                       or process.poll() is not None, 2, 'pages that go to and fro')
-        c.finish(process, 3 * KILLS + 40)
+            wait_until(lambda b=before: c.facts(1)['cluster']['coherent']['home']['grants'] > b + 10, 2,
+                       'pages that go to and fro')
+        c.finish(process, 5 * KILLS + 40)
 
 
 class Toucher:
